@@ -1,0 +1,201 @@
+"""Every key a run may have, its type and its meaning.
+
+Two kinds of key. *Defining* keys make the run what it is: change one and it is another run. *Execution*
+keys say where and how fast it runs, and may change at every start (`EXECUTION_SECTIONS`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+EXECUTION_SECTIONS = ("parallelism", "cluster", "checkpoint", "evaluation", "samples", "tracker")
+"""Sections that may differ between two starts of the same run."""
+
+EXECUTION_KEYS = ("run.dir", "data.cache_dir", "model.compile", "model.activation_checkpointing")
+"""Single keys outside those sections that may differ too."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Who the run is."""
+
+    name: str  # names the folder <dir>/<name>
+    dir: str = "runs"
+    seed: int = 1234
+
+
+@dataclass(kw_only=True)
+class Lora:
+    """Low-rank adapters on a frozen base (Hu et al. 2021, arXiv:2106.09685), through peft."""
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] | None = None  # None: every linear layer but the output head
+
+
+@dataclass(kw_only=True)
+class Model:
+    """A Transformers causal language model: from its shape, or pretrained."""
+
+    arch: str | None = None  # Transformers model_type: bloom, gpt2, llama…
+    config: dict[str, Any] = field(default_factory=dict)  # keys of that model's Transformers config
+    pretrained: str | None = None  # hub name or local folder; excludes arch
+    revision: str | None = None
+    precision: Literal["bf16", "fp32"] = "bf16"  # bf16 keeps fp32 master weights, gradients, reduction
+    attention: Literal["auto", "eager", "sdpa", "flex_attention"] = "auto"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    lora: Lora | None = None
+
+
+@dataclass(kw_only=True)
+class Source:
+    """One stream of documents in the mixture."""
+
+    kind: Literal["python", "text", "jsonl", "parquet", "auto"] = "auto"  # auto: by file ending
+    path: str | None = None  # file, folder or glob; None for kind=python
+    part: Literal["code", "tests", "prose"] | None = None  # which part of the Python library
+    field: str = "text"  # JSONL or Parquet column that holds the text
+    weight: float = 1.0  # share of rows in the mixture, relative
+
+
+@dataclass(kw_only=True)
+class Tokenizer:
+    """An existing tokenizer, or one to train on the run's own data."""
+
+    path: str | None = None  # tokenizer.json or Transformers folder; None: the pretrained model's, or train
+    vocab_size: int = 8192  # of a tokenizer that is trained
+    train_bytes: int = 8_000_000  # how much text a trained tokenizer sees
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Where tokens come from and how they fill a sequence."""
+
+    sources: dict[str, Source] = field(default_factory=dict)
+    path: str | None = None  # short form of one source: a local file, folder or glob
+    sequence_length: int = 512
+    format: Literal["text", "messages", "auto"] = "auto"  # messages: chats, targets on assistant turns only
+    packing: bool = True  # concatenate documents and split; False: one document per row, padded
+    held_out: float = 0.01  # share of documents kept for evaluation, chosen by their hash
+    max_bytes: int | None = None  # read at most this much text per source
+    cache_dir: str | None = None  # prepared rows; None: $UMBEL_CACHE or ~/.cache/umbel
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+
+@dataclass(kw_only=True)
+class Parallelism:
+    """How one step is spread over processes. Changes speed and memory, never the result."""
+
+    name: str = "single"
+    engine: Literal["torch", "deepspeed"] = "torch"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    processes: int | None = None  # world size; None: cluster.nodes x devices per node
+    micro_batch: int | Literal["auto"] = "auto"  # sequences per process and forward pass
+    accumulation: int | None = None  # micro-batches per step; None: what global_batch asks for
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+
+@dataclass(kw_only=True)
+class Optimizer:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = 3e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_embeddings: bool = True
+    decay_norms: bool = False  # norms and biases
+    clip_grad_norm: float = 1.0  # 0: no clipping
+    fused: bool | None = None  # None: on CUDA
+
+
+@dataclass(kw_only=True)
+class BatchRamp:
+    """Grow the global batch by `increment` until `sequences` have been seen, as BLOOM did."""
+
+    start: int
+    increment: int
+    sequences: int
+
+
+@dataclass(kw_only=True)
+class Schedule:
+    """Learning rate and batch size: pure functions of the step."""
+
+    name: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    steps: int = 1000
+    warmup_steps: int = 100
+    decay_steps: int = 0  # wsd: length of the final decay
+    min_lr_ratio: float = 0.1
+    global_batch: int = 64  # sequences per step
+    batch_ramp: BatchRamp | None = None
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """When the portable state is saved, and how much of it is kept."""
+
+    every: int = 100  # steps; 0: only at the end and on a stop
+    keep_last: int = 3
+    verify: Literal["full", "sizes"] = "full"  # what resuming checks of its own files
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Held-out loss per source."""
+
+    every: int = 0  # steps; 0: never during training
+    sequences: int = 64  # per source
+
+
+@dataclass(kw_only=True)
+class Samples:
+    """Continuations of fixed prompts, written to the log while the run learns."""
+
+    every: int = 0
+    prompts: list[str] = field(default_factory=list)
+    max_new_tokens: int = 48
+
+
+@dataclass(kw_only=True)
+class Tracker:
+    """Where metrics go besides metrics.jsonl."""
+
+    name: Literal["local", "wandb"] = "local"
+    log_every: int = 10  # steps between two reads of the device
+    project: str = "umbel"
+    entity: str | None = None
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """The machines."""
+
+    name: str = "local"
+    institution: str = "local"
+    nodes: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    peak_tflops: float | None = None  # per device, dense bf16; None: known devices by name
+    memory_gb: float | None = None  # per process; None: read from the device
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    run: Run
+    model: Model
+    data: Data
+    parallelism: Parallelism
+    optimizer: Optimizer
+    schedule: Schedule
+    checkpoint: Checkpoint
+    evaluation: Evaluation
+    samples: Samples
+    tracker: Tracker
+    cluster: Cluster
