@@ -51,32 +51,52 @@ def check_batch(config: RunConfig, world_size: int, micro_batch: int = 0) -> Non
         UmbelError: not divisible, or micro_batch × accumulation × world_size ≠ global_batch.
     """
     parallelism, schedule = config.parallelism, config.schedule
-    micro = micro_batch or (1 if parallelism.micro_batch == "auto" else parallelism.micro_batch)
-    unit = world_size * micro
-    for batch in (schedule.global_batch, *(batch for batch, _ in ramp_stages(schedule))):
-        if batch % unit:
-            below, above = batch // unit * unit, (batch // unit + 1) * unit
-            nearest = " or ".join(str(number) for number in (below, above) if number)
-            worlds = [world for world in range(1, batch + 1) if batch % (world * micro) == 0]
-            near = sorted(sorted(worlds, key=lambda world: abs(world - world_size))[:3])
-            raise UmbelError(
-                f"{batch} is not divisible by {world_size} processes × micro_batch {micro} = {unit}",
-                where="schedule.global_batch",
-                fix=f"nearest that are: {nearest}; or processes: {', '.join(map(str, near)) or 'none'}",
-            )
-    accumulation = parallelism.accumulation
-    if accumulation is not None and parallelism.micro_batch != "auto":
-        product = micro * accumulation * world_size
-        if schedule.batch_ramp is not None:
-            raise UmbelError(
-                "cannot be fixed while the batch ramps",
-                where="parallelism.accumulation",
-                fix="leave it null: it follows global_batch",
-            )
-        if product != schedule.global_batch:
-            raise UmbelError(
-                f"micro_batch {micro} × accumulation {accumulation} × {world_size} processes = {product}, "
-                f"but schedule.global_batch is {schedule.global_batch}",
-                where="parallelism.accumulation",
-                fix=f"set it to {schedule.global_batch // unit}, or to null",
-            )
+    if not micro_batch and parallelism.micro_batch != "auto":
+        micro_batch = parallelism.micro_batch
+    _check_divisible(schedule, world_size, micro_batch or 1)
+    if parallelism.accumulation is not None:
+        _check_accumulation(schedule, world_size, micro_batch, parallelism.accumulation)
+
+
+def _check_divisible(schedule: Schedule, world_size: int, micro_batch: int) -> None:
+    unit, batch, ramp = world_size * micro_batch, schedule.global_batch, schedule.batch_ramp
+    split = f"divisible by {world_size} processes × micro_batch {micro_batch} = {unit}"
+    worlds = _nearest_worlds(batch_divisor(schedule), micro_batch, world_size)
+    if batch % unit:
+        nearest = " or ".join(
+            str(number) for number in (batch // unit * unit, (batch // unit + 1) * unit) if number
+        )
+        raise UmbelError(
+            f"{batch} is not {split}",
+            where="schedule.global_batch",
+            fix=f"nearest that are: {nearest}; or processes: {worlds}",
+        )
+    if ramp is not None and batch_divisor(schedule) % unit:
+        raise UmbelError(
+            f"start {ramp.start} and increment {ramp.increment} are not both {split}",
+            where="schedule.batch_ramp",
+            fix=f"take multiples of {unit}; or processes: {worlds}",
+        )
+
+
+def _check_accumulation(schedule: Schedule, world_size: int, micro_batch: int, accumulation: int) -> None:
+    where, batch, product = "parallelism.accumulation", schedule.global_batch, accumulation * world_size
+    if schedule.batch_ramp is not None:
+        raise UmbelError(
+            "cannot be fixed while the batch ramps", where=where, fix="leave it null: it follows global_batch"
+        )
+    # An auto micro_batch can fill up any product that divides the batch.
+    if (micro_batch and micro_batch * product != batch) or batch % product:
+        raise UmbelError(
+            f"micro_batch {micro_batch or 'auto'} × accumulation {accumulation} × {world_size} processes "
+            f"cannot be schedule.global_batch = {batch}",
+            where=where,
+            fix=f"set it to {batch // (world_size * (micro_batch or 1))}, or to null",
+        )
+
+
+def _nearest_worlds(divisor: int, micro_batch: int, wanted: int) -> str:
+    """The three world sizes nearest to ``wanted`` that split ``divisor`` sequences evenly."""
+    worlds = [world for world in range(1, divisor // micro_batch + 1) if divisor % (world * micro_batch) == 0]
+    nearest = sorted(worlds, key=lambda world: abs(world - wanted))[:3]
+    return ", ".join(map(str, sorted(nearest))) or "none"

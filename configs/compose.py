@@ -12,6 +12,7 @@ import yaml
 from base.errors import UmbelError, did_you_mean
 from base.files import write_text
 from configs.check import check
+from configs.plain import flatten, to_dict
 from configs.schema import EXECUTION_KEYS, EXECUTION_SECTIONS, RunConfig
 from configs.typed import build
 
@@ -22,7 +23,7 @@ _OVERRIDE = re.compile(r"^(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@-]+)(?P<rest>=.*)?
 def compose(overrides: list[str], config_dir: Path | None = None) -> RunConfig:
     """Compose ``config.yaml`` with Hydra overrides (``model=bloom_560m optimizer.lr=1e-4``) and check it.
 
-    ``config_dir`` is a folder with groups of one's own, searched before the built-in ones' fallback.
+    ``config_dir`` is a folder with groups of one's own beside the built-in ones.
 
     Raises:
         UmbelError: a group, key or value that does not exist or does not fit.
@@ -37,10 +38,6 @@ def from_dict(value: Any) -> RunConfig:
     return config
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config)
-
-
 def load(path: Path) -> RunConfig:
     """Read a frozen ``run.yaml``.
 
@@ -48,11 +45,13 @@ def load(path: Path) -> RunConfig:
         UmbelError: the file is missing, is no YAML, or does not fit the schema.
     """
     try:
-        return from_dict(yaml.safe_load(path.read_text()))
+        return from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UmbelError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UmbelError(f"is not YAML ({str(error).splitlines()[0]})", where=str(path)) from error
+    except UmbelError as error:
+        raise UmbelError(error.what, where=f"{path}: {error.where}", fix=error.fix) from error
 
 
 def save(config: RunConfig, path: Path) -> None:
@@ -74,25 +73,23 @@ def is_defining(key: str) -> bool:
     return key.split(".")[0] not in EXECUTION_SECTIONS and key not in EXECUTION_KEYS
 
 
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict) and item:
-            flat |= flatten(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
 def groups(config_dir: Path | None = None) -> dict[str, list[str]]:
-    """The config groups and the presets in each."""
-    found: dict[str, set[str]] = {}
-    for root in (CONFIG_DIR, config_dir):
-        for file in sorted(root.glob("*/**/*.yaml")) if root else ():
-            relative = file.relative_to(root).with_suffix("")
-            found.setdefault(relative.parts[0], set()).add("/".join(relative.parts[1:]))
-    return {group: sorted(names) for group, names in found.items()}
+    """The config groups and the presets in each, those of ``config_dir`` among them.
+
+    Raises:
+        UmbelError: ``config_dir`` is no folder, or holds a preset that exists already.
+    """
+    found: dict[str, list[str]] = {}
+    for root in [CONFIG_DIR] + ([config_dir] if config_dir else []):
+        if not root.is_dir():
+            raise UmbelError("no such folder", where=str(root), fix="name one that holds config groups")
+        for file in sorted(root.glob("*/**/*.yaml")):
+            group, *name = file.relative_to(root).with_suffix("").parts
+            presets, preset = found.setdefault(group, []), "/".join(name)
+            if preset in presets:
+                raise UmbelError(f"{group}={preset} is Umbel's own already", where=str(file), fix="rename it")
+            presets.append(preset)
+    return {group: sorted(presets) for group, presets in found.items()}
 
 
 def _compose_dict(overrides: list[str], config_dir: Path | None) -> Any:
@@ -105,20 +102,34 @@ def _compose_dict(overrides: list[str], config_dir: Path | None) -> Any:
 
     known = groups(config_dir)
     prepared = [_prepare(override, known) for override in overrides]
-    if any(override.startswith("data.path=") for override in overrides) and not any(
-        override.startswith("data=") for override in overrides
-    ):
+    names = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if "data.path" in names and "data" not in names:
         prepared.append("data=local")
     if config_dir is not None:
-        prepared.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
+        prepared.append(f'hydra.searchpath=["file://{config_dir.resolve()}"]')
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             composed = hydra_compose("config", overrides=prepared)
             return OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
-    except (HydraException, OmegaConfBaseException) as error:
-        # Hydra hides the reason in the cause.
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UmbelError(reason, where="config") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> UmbelError:
+    """What Hydra, OmegaConf or YAML found wrong, in one line."""
+    from hydra.errors import OverrideParseException
+
+    ambiguous = re.match(r"Ambiguous value for argument '(?:\+\+)?(.*)'", str(error))
+    if isinstance(error, OverrideParseException) or ambiguous:
+        override = ambiguous[1] if ambiguous else getattr(error, "override", "").removeprefix("++")
+        fix = """quote a value that holds , = ( ) [ ] { } twice: data.path='"a,b.jsonl"'"""
+        return UmbelError("cannot be read as an override", where=override, fix=fix)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return UmbelError(f"is not YAML ({error.problem})", where=f"{mark.name}:{mark.line + 1}")
+    # Hydra hides the reason in the cause.
+    reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+    return UmbelError(reason, where="config")
 
 
 def _prepare(override: str, known: dict[str, list[str]]) -> str:
@@ -128,13 +139,14 @@ def _prepare(override: str, known: dict[str, list[str]]) -> str:
         raise UmbelError("is not an override", where=repr(override), fix="write key=value, or group=preset")
     key, prefix = match["key"], match["prefix"]
     if key in known:
-        preset = (match["rest"] or "=")[1:]
-        if preset not in known[key] and preset not in ("null", ""):
-            raise UmbelError(
-                f"no preset '{preset}'", where=f"{key}={preset}", fix=did_you_mean(preset, known[key])
-            )
+        preset = (match["rest"] or "")[1:]
+        if prefix != "~" and preset not in known[key]:
+            raise UmbelError(f"no preset '{preset}'", where=override, fix=did_you_mean(preset, known[key]))
         return override
-    if "." not in key and prefix is None:
-        sections = {*known, *(field.name for field in dataclasses.fields(RunConfig))}
-        raise UmbelError("no such group", where=override, fix=did_you_mean(key, sections))
+    sections = [field.name for field in dataclasses.fields(RunConfig)]
+    section, _, rest = key.partition(".")
+    if section not in sections:
+        raise UmbelError("no such group", where=override, fix=did_you_mean(section, {*known, *sections}))
+    if not rest:
+        raise UmbelError("has no presets", where=override, fix=f"set its keys: {key}.…=…")
     return override if prefix else f"++{override}"

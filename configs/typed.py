@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 from collections.abc import Mapping
@@ -44,16 +45,16 @@ def convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, value, path)  # type: ignore[arg-type]
     if origin is Literal:
-        return _literal(arguments, value, path)
+        return _literal(hint, value, path)
     if origin in (Union, types.UnionType):
-        return _union(arguments, value, path)
+        return _union(hint, value, path)
     if origin is list:
         if not isinstance(value, list):
-            raise _wrong("a list", value, path)
+            raise _wrong(hint, value, path)
         return [convert(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise _wrong("a group of keys", value, path)
+            raise _wrong(hint, value, path)
         return {str(key): convert(arguments[1], item, _join(path, str(key))) for key, item in value.items()}
     return _scalar(hint, value, path)
 
@@ -66,38 +67,52 @@ def _scalar(hint: Any, value: Any, path: str) -> Any:
         try:
             return float(value)
         except ValueError:
-            raise _wrong("a number", value, path) from None
+            raise _wrong(hint, value, path) from None
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
-        raise _wrong({int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint], value, path)
+        raise _wrong(hint, value, path)
     return value
 
 
-def _literal(choices: tuple[Any, ...], value: Any, path: str) -> Any:
-    for choice in choices:
+def _literal(hint: Any, value: Any, path: str) -> Any:
+    for choice in get_args(hint):
         if value == choice and type(value) is type(choice):
             return value
-    listed = ", ".join(str(choice) for choice in choices)
-    raise UmbelError(f"must be one of {listed}, not {_show(value)}", where=path)
+    raise _wrong(hint, value, path)
 
 
-def _union(members: tuple[Any, ...], value: Any, path: str) -> Any:
+def _union(hint: Any, value: Any, path: str) -> Any:
+    members = get_args(hint)
     if value is None and type(None) in members:
         return None
-    errors = []
-    for member in members:
-        if member is type(None):
-            continue
-        try:
+    real = [member for member in members if member is not type(None)]
+    if len(real) == 1:
+        return convert(real[0], value, path)
+    for member in real:
+        with contextlib.suppress(UmbelError):
             return convert(member, value, path)
-        except UmbelError as error:
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    raise UmbelError(" or ".join(error.what for error in errors), where=path)
+    raise _wrong(hint, value, path)
 
 
-def _wrong(kind: str, value: Any, path: str) -> UmbelError:
-    return UmbelError(f"must be {kind}, not {_show(value)}", where=path)
+def _wrong(hint: Any, value: Any, path: str) -> UmbelError:
+    fix = None
+    if hint is str and isinstance(value, int | float) and path:
+        fix = f"""quote it twice: {path}='"{value}"'"""
+    return UmbelError(f"must be {_describe(hint)}, not {_show(value)}", where=path, fix=fix)
+
+
+def _describe(hint: Any) -> str:
+    """What a value of this type is called in an error."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        choices = ", ".join(str(choice) for choice in get_args(hint))
+        return f"one of {choices}" if len(get_args(hint)) > 1 else choices
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(member) for member in get_args(hint) if member is not type(None))
+    if origin is list:
+        return "a list"
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return "a group of keys"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
 
 
 def _show(value: Any) -> str:

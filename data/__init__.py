@@ -1,0 +1,1 @@
+"""Where tokens come from: sources, tokenizer, prepared rows, and the global order every rank reads."""

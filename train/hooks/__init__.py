@@ -1,0 +1,1 @@
+"""Work beside the steps: metrics, checkpoints, evaluation, samples, memory."""

@@ -1,0 +1,50 @@
+"""The command line: which verbs there are, and in which group of the help they stand."""
+
+from __future__ import annotations
+
+import typer
+
+from launch.commands import checkpoint, data, demo, doctor, launch, logs, model, plan, status, stop, tokenizer
+
+START, RUNNING, RESULTS, LOOK = "Start", "While it runs", "Use the result", "Look inside"
+
+_HELP = """
+Train one language model across machines and institutions.
+
+[bold]First steps[/]
+
+  umbel demo                                          see it all at work, in minutes
+
+  umbel plan model=bloom_560m data=python             what a run would need; starts nothing
+
+  umbel launch experiment=demo optimizer.lr=1e-3      train
+
+  umbel launch experiment=finetune model.pretrained=my/model data.path=my.jsonl
+
+  umbel status  ·  umbel logs demo -f  ·  umbel stop demo  ·  umbel resume demo
+"""
+
+app = typer.Typer(
+    name="umbel",
+    help=_HELP,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo", rich_help_panel=START)(demo.demo)
+app.command("plan", rich_help_panel=START)(plan.plan)
+app.command("launch", rich_help_panel=START)(launch.launch)
+app.command("resume", rich_help_panel=START)(launch.resume)
+app.command("status", rich_help_panel=RUNNING)(status.status)
+app.command("logs", rich_help_panel=RUNNING)(logs.logs)
+app.command("stop", rich_help_panel=RUNNING)(stop.stop)
+app.command("generate", rich_help_panel=RESULTS)(model.generate)
+app.command("eval", rich_help_panel=RESULTS)(model.evaluate)
+app.command("export", rich_help_panel=RESULTS)(model.export)
+app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
+app.add_typer(data.app, name="data", rich_help_panel=LOOK)
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=LOOK)
+app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel=LOOK)

@@ -1,0 +1,79 @@
+"""umbel data prepare, inspect, batches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from launch.options import ConfigDir, Json, Overrides, RunOption
+
+app = typer.Typer(no_args_is_help=True, help="Prepare a run's data, and see what the model is fed.")
+
+
+@app.command("prepare")
+def prepare(overrides: Overrides = None, config_dir: ConfigDir = None, run: RunOption = None) -> None:
+    """Tokenize and pack the data of a run; launch does this by itself."""
+    from launch.batches import chosen_config, prepared_rows
+    from launch.screens.console import out
+    from launch.screens.data import prepared_table
+
+    prepared = prepared_rows(chosen_config(run, overrides or [], config_dir))
+    out.print(prepared_table(prepared.manifest))
+    out.print(f"in {prepared.folder}", soft_wrap=True, markup=False)
+
+
+@app.command("inspect")
+def inspect(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    run: RunOption = None,
+    step: Annotated[int, typer.Option("--step", help="Step of the run, from 1.")] = 1,
+    slot: Annotated[
+        int | None, typer.Option("--slot", help="One sequence of the step, from 0.", show_default="all")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print a step's sequences as text, with the source of each."""
+    from data.inspect import sequences
+    from launch.batches import chosen_config, open_stream
+    from launch.screens.console import out, print_json
+    from launch.screens.data import sequence_panel
+
+    found = sequences(open_stream(chosen_config(run, overrides or [], config_dir)), step, slot)
+    if json:
+        print_json(found)
+        return
+    for sequence in found:
+        out.print(sequence_panel(sequence))
+
+
+@app.command("batches")
+def batches(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    run: RunOption = None,
+    steps: Annotated[str, typer.Option("--steps", help="One step, or a range: 3:10 is 3 to 9.")] = "1",
+    world: Annotated[int, typer.Option("--world", min=1, help="World size: how many processes.")] = 1,
+    rank: Annotated[int, typer.Option("--rank", min=0, help="Which of them.")] = 0,
+    json: Json = False,
+) -> None:
+    """Print the token ids that a rank would get. The order is the same at every world size."""
+    from base.errors import UmbelError
+    from configs.batch import check_batch
+    from data.inspect import batches as batches_of
+    from launch.batches import chosen_config, open_stream, parse_steps
+    from launch.screens.console import out, print_json
+    from launch.screens.data import batches_table
+
+    if rank >= world:
+        raise UmbelError(
+            f"rank {rank} does not exist among {world} processes", where="--rank", fix="count from 0"
+        )
+    config, wanted = chosen_config(run, overrides or [], config_dir), parse_steps(steps)
+    check_batch(config, world, micro_batch=1)
+    found = batches_of(open_stream(config), wanted, rank, world)
+    if json:
+        print_json(found)
+    else:
+        out.print(batches_table(found))

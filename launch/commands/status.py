@@ -1,0 +1,37 @@
+"""umbel status."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from launch.options import Json
+
+
+def status(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="One run; without it all in runs/.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show how far runs are: state, step, loss, speed, time left, last checkpoint."""
+    from dataclasses import asdict
+
+    from launch.screens.console import out, print_json, say
+    from launch.screens.status import status_card, status_table
+    from launch.status import status_of
+    from record.folder import RunFolder
+
+    if run is not None:
+        found = status_of(RunFolder.find(run))
+        print_json(asdict(found)) if json else out.print(status_card(found))
+        return
+    all_runs = [status_of(folder) for folder in RunFolder.all()]
+    if json:
+        print_json([asdict(found) for found in all_runs])
+    elif all_runs:
+        out.print(status_table(all_runs))
+    else:
+        say("no runs in runs/; start one: umbel launch experiment=demo")

@@ -1,0 +1,124 @@
+"""Launching a run on this machine, from checks to the last word."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from base.errors import UmbelError
+from configs.batch import check_batch
+from configs.check import warnings
+from configs.schema import RunConfig
+from launch import preflight
+from launch.devices import world_size
+from launch.job import freeze
+from launch.processes import command, environment, start
+from launch.screens.console import err, say, warn
+from launch.screens.differences import differences_table
+from launch.screens.useful import useful_commands
+from launch.watch import Watch
+from record.control import clear_stop, stop_requested
+from record.events import latest, next_attempt, read_events, record_event
+from record.folder import RunFolder
+from record.lock import RunLock
+
+
+def launch(
+    config: RunConfig,
+    *,
+    typed: list[str],
+    detach: bool = False,
+    yes: bool = False,
+    change: bool = False,
+    hints: bool = True,
+    variables: dict[str, str] | None = None,
+) -> int:
+    """Check, prepare, freeze, start and (unless detached) stand by. Returns the exit code.
+
+    A run that has a checkpoint continues it. ``typed`` is the command line for the record; ``yes`` starts
+    although memory or disk seem too small; ``change`` lets defining keys change; ``hints`` prints what is
+    probably not meant; ``variables`` are added to the workers' environment.
+
+    Raises:
+        UmbelError: a check refuses.
+        RunFailed: the workers failed.
+    """
+    folder, processes = RunFolder.of(config), world_size(config)
+    check_batch(config, processes)
+    preflight.check_port()
+    for note in warnings(config, processes) if hints else ():
+        warn(note)
+    changed = _changed_keys(config, folder, change)
+    folder.create()
+    with preflight.take(folder, say) as lock:
+        if _is_finished(folder, config):
+            say(f"{folder.name} is finished; for a new run set run.name, for more steps:")
+            say(f"  umbel resume {folder.handle} --change schedule.steps={2 * config.schedule.steps}")
+            return 0
+        clear_stop(folder)
+        if not yes:
+            preflight.check_fits(config, folder, processes)
+        _prepare_data(config, folder)
+        if stop_requested(folder):
+            say(f"{folder.name} was asked to stop before its workers started")
+            return 0
+        if changed:
+            record_event(folder, "change", keys={key: [old, new] for key, old, new in changed})
+        freeze(folder, config, next_attempt(folder), typed, processes)
+        return _run(config, folder, lock, processes, detach, variables or {})
+
+
+def _changed_keys(config: RunConfig, folder: RunFolder, change: bool) -> list[tuple[str, object, object]]:
+    changed = preflight.check_same_run(config, folder)
+    if changed and not change:
+        err.print(differences_table(changed))
+        raise UmbelError(
+            f"belongs to another run: {len(changed)} of its keys differ",
+            where=str(folder.path),
+            fix=f"set run.name, or go on with the old keys: umbel resume {folder.handle}",
+        )
+    return changed
+
+
+def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
+    ending = latest(read_events(folder), "start", "stopped", "finished", "failed")
+    return ending is not None and ending["event"] == "finished" and ending["step"] >= config.schedule.steps
+
+
+def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
+    from data.prepare import prepare
+
+    record_event(folder, "phase", name="preparing data")
+    prepare(config.data, pretrained=config.model.pretrained, say=say)
+
+
+def _run(
+    config: RunConfig,
+    folder: RunFolder,
+    lock: RunLock,
+    processes: int,
+    detach: bool,
+    variables: dict[str, str],
+) -> int:
+    log = folder.logs / "launch.log"
+    watch = Watch(folder, config.schedule.steps, log)
+    record_event(folder, "phase", name="starting workers")
+    with lock.shared() as descriptor:
+        process = start(
+            command(folder.run_yaml, processes),
+            environment(config, processes) | variables,
+            log,
+            keep=(descriptor,),
+            detach=detach,
+        )
+    lock.sign(process.pid if detach else os.getpid())
+    if detach:
+        say(f"{folder.name} runs in the background (process {process.pid})")
+        useful_commands(folder.handle)
+        return 0
+    return watch.follow(process)
+
+
+def typed_command(argv: list[str]) -> list[str]:
+    """The command line as the user typed it, without the path of the interpreter's scripts folder."""
+    return [Path(argv[0]).name, *argv[1:]]

@@ -1,0 +1,105 @@
+"""What must hold before anything starts. Needs no torch; each check refuses in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from base.errors import UmbelError
+from base.files import human_bytes
+from configs.compose import differing_keys, load
+from configs.schema import RunConfig
+from record.folder import RunFolder
+from record.lock import RunLock, holder
+
+ORPHAN_SECONDS = 120
+"""How long a start waits for workers whose launcher was killed and which are saving."""
+
+
+def check_same_run(config: RunConfig, folder: RunFolder) -> list[tuple[str, Any, Any]]:
+    """The defining keys in which the run that owns the folder differs; empty when it may be continued."""
+    return differing_keys(load(folder.run_yaml), config) if folder.run_yaml.is_file() else []
+
+
+def take(folder: RunFolder, say: Callable[[str], None]) -> RunLock:
+    """The launch lock of a run on which nobody works, after waiting for orphans that are saving.
+
+    Raises:
+        UmbelError: somebody works on it; says process, host and ``umbel stop``.
+    """
+    owner = holder(folder, "launch") or holder(folder)
+    if owner and _is_orphaned(folder):
+        say("an earlier attempt is still saving; waiting for it…")
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while time.monotonic() < deadline and (holder(folder, "launch") or holder(folder)):
+            time.sleep(0.2)
+    lock = RunLock(folder, "launch").acquire()
+    try:
+        RunLock(folder).acquire().release()
+    except UmbelError:
+        lock.release()
+        raise
+    return lock
+
+
+def _is_orphaned(folder: RunFolder) -> bool:
+    """Whether the launcher that started the present workers is gone."""
+    launcher = holder(folder, "launch")
+    if launcher is None:
+        return holder(folder) is not None
+    return launcher["host"] == socket.gethostname() and not psutil.pid_exists(launcher["pid"])
+
+
+def check_fits(config: RunConfig, folder: RunFolder, processes: int) -> None:
+    """Refuse a model that the memory or the disk cannot hold.
+
+    Raises:
+        UmbelError: says what it needs and what there is.
+    """
+
+
+def check_disk(folder: RunFolder, checkpoint_bytes: int, kept: int) -> None:
+    """Refuse a disk that cannot hold the checkpoints that will be kept and the one being written.
+
+    Raises:
+        UmbelError: says what is free and what is needed.
+    """
+    free = shutil.disk_usage(folder.path).free
+    present = sum(file.stat().st_size for file in folder.checkpoints.rglob("*") if file.is_file())
+    needed = checkpoint_bytes * (kept + 1) - present
+    if needed > free:
+        raise UmbelError(
+            f"{human_bytes(free)} are free, but {kept} + 1 checkpoints of {human_bytes(checkpoint_bytes)} "
+            f"need {human_bytes(needed)} more",
+            where=str(folder.path),
+            fix="set run.dir to another disk or lower checkpoint.keep_last, or pass --yes",
+        )
+
+
+def check_port() -> None:
+    """Refuse a MASTER_PORT of the user's that is taken; without one a free port is found.
+
+    Raises:
+        UmbelError: it is no port, or another process listens on it.
+    """
+    port = os.environ.get("MASTER_PORT")
+    if not port:
+        return
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise UmbelError(f"{port!r} is no port", where="MASTER_PORT", fix="unset it, and a free one is found")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except OSError as error:
+            raise UmbelError(
+                f"port {port} is busy ({error.strerror})",
+                where="MASTER_PORT",
+                fix="unset it, and a free one is found",
+            ) from error

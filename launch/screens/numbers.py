@@ -1,0 +1,47 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from base.files import human_bytes
+
+
+def short(count: float) -> str:
+    """``41k``, ``1.2M``, ``176B``: three figures at most."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= limit * 0.9995:
+            scaled = count / limit
+            return f"{scaled:.0f}{unit}" if scaled >= 10 else f"{scaled:.1f}{unit}"
+    return f"{count:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``2m10``, ``6h05``, ``3d 4h``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def ago(seconds: float) -> str:
+    """``just now``, ``40 s ago``, ``3 min ago``, ``2 h ago``, ``5 d ago``."""
+    for limit, size, unit in ((5, 0, ""), (60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit} ago" if size else "just now"
+    return f"{seconds / 86400:.0f} d ago"
+
+
+def event_text(event: dict[str, Any]) -> str | None:
+    """A sentence for the events worth a line of their own while a run goes on; None for the others."""
+    kind = event["event"]
+    if kind == "start" and event["step"]:
+        return f"continuing after step {event['step']}, attempt {event['attempt']}"
+    if kind == "checkpoint":
+        size = f", {human_bytes(event['bytes'])}" if event.get("bytes") else ""
+        return f"checkpoint of step {event['step']} ({event['seconds']:.1f} s{size})"
+    return None

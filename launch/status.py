@@ -1,0 +1,82 @@
+"""Where a run stands: one set of plain facts for the progress line, the table and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from configs.compose import load
+from record.events import latest, read_events
+from record.folder import RunFolder
+from record.jsonl import tail_lines
+from record.metrics import lineage
+from record.state import run_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """Facts that are not known are None. Times in seconds, rates per second."""
+
+    name: str
+    state: str
+    step: int
+    steps: int
+    loss: float | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    eta: float | None = None
+    phase: str | None = None
+    attempt: int | None = None
+    world_size: int | None = None
+    zero_stage: int | None = None
+    checkpoint_step: int | None = None
+    checkpoint_age: float | None = None
+    error: str | None = None
+
+
+def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
+    """Read the end of the metrics and the events. ``steps`` saves reading ``run.yaml`` again."""
+    events = read_events(folder)
+    total = steps if steps is not None else load(folder.run_yaml).schedule.steps
+    state = run_state(folder, events)
+    start, checkpoint = latest(events, "start") or {}, latest(events, "checkpoint") or {}
+    lines = lineage(tail_lines(folder.metrics), events)
+    last = lines[-1] if lines else {}
+    step = max([event["step"] for event in (start, checkpoint, last) if "step" in event], default=0)
+    pace = _seconds_per_step(lines) if state == "running" else None
+    phase = latest(events, "phase") if state in ("starting", "running") else None
+    return RunStatus(
+        name=folder.name,
+        state=state,
+        step=step,
+        steps=total,
+        loss=last.get("loss"),
+        tokens=last.get("tokens"),
+        tokens_per_second=last.get("tokens_per_second"),
+        mfu=last.get("mfu"),
+        eta=pace * (total - step) if pace is not None else None,
+        phase=phase["name"] if phase and phase["time"] >= last.get("time", "") else None,
+        attempt=start.get("attempt"),
+        world_size=start.get("world_size"),
+        zero_stage=start.get("zero_stage"),
+        checkpoint_step=checkpoint.get("step"),
+        checkpoint_age=age(checkpoint["time"]) if checkpoint else None,
+        error=(latest(events, "failed") or {}).get("error") if state == "failed" else None,
+    )
+
+
+def age(time: str) -> float:
+    """Seconds since an ISO time with its zone."""
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+
+
+def _seconds_per_step(lines: list[dict[str, Any]]) -> float | None:
+    """Pace over the present attempt's last lines; lines written together share a time and tell nothing."""
+    mine = [line for line in lines if line["attempt"] == lines[-1]["attempt"]]
+    for first in mine:
+        if first["time"] != mine[-1]["time"]:
+            elapsed = age(first["time"]) - age(mine[-1]["time"])
+            return elapsed / int(mine[-1]["step"] - first["step"])
+    return None

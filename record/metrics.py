@@ -1,0 +1,66 @@
+"""Metrics of each step, and how a reader sees every step once however often the run was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from record.events import read_events, utc_now
+from record.folder import RunFolder
+from record.jsonl import append_lines, read_lines, tail_lines
+
+Line = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends the lines of one attempt to ``metrics.jsonl``.
+
+    Write before the checkpoint that covers the steps: what a later attempt skips must be on disk.
+    """
+
+    def __init__(self, folder: RunFolder, attempt: int) -> None:
+        self.folder, self.attempt = folder, attempt
+
+    def write(self, lines: list[Line]) -> None:
+        """Append step lines, all or none; each gets ``attempt`` and, where it has none, ``time``."""
+        now = utc_now()
+        append_lines(self.folder.metrics, [{"time": now, **line, "attempt": self.attempt} for line in lines])
+
+
+def read_metrics(folder: RunFolder) -> list[Line]:
+    """What a reader shows: each step once, in order.
+
+    An attempt that resumed after step s repeats what earlier attempts did beyond s, so their lines with
+    step > s do not count; where two attempts tell the same step, the newer one does.
+    """
+    return lineage(read_lines(folder.metrics), read_events(folder))
+
+
+def last_metrics(folder: RunFolder, events: list[Line] | None = None) -> Line | None:
+    """The newest step's line, read from the end of the file."""
+    lines = lineage(tail_lines(folder.metrics), read_events(folder) if events is None else events)
+    return lines[-1] if lines else None
+
+
+def lineage(lines: Iterable[Line], events: Iterable[Line]) -> list[Line]:
+    """The lines that are part of the run as it stands, sorted by step."""
+    valid_up_to = _valid_up_to(events)
+    shown: dict[int, Line] = {}
+    for line in lines:
+        step, attempt = line["step"], line["attempt"]
+        if step > valid_up_to.get(attempt, float("inf")):
+            continue
+        if step not in shown or attempt >= shown[step]["attempt"]:
+            shown[step] = line
+    return [shown[step] for step in sorted(shown)]
+
+
+def _valid_up_to(events: Iterable[Line]) -> dict[int, float]:
+    """Attempt → the last of its steps that no later attempt started before."""
+    starts = [(event["attempt"], event["step"]) for event in events if event["event"] == "start"]
+    limits: dict[int, float] = {}
+    limit = float("inf")
+    for attempt, step in sorted(starts, reverse=True):
+        limits[attempt] = limit
+        limit = min(limit, step)
+    return limits

@@ -1,0 +1,78 @@
+"""A worker without a model: keeps the worker's contract on disk, and fails in the ways a test asks for.
+
+Faults that a real worker cannot be made to have on demand: STAND_IN = fail, crash, kill or deaf.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from configs.compose import load
+from record.control import stop_requested
+from record.events import latest, next_attempt, read_events, record_event
+from record.folder import RunFolder
+from record.lock import RunLock
+from record.metrics import MetricsWriter
+
+SECONDS_PER_STEP = 0.05
+terminated: list[int] = []
+
+
+def on_term(number: int, _frame: FrameType | None) -> None:
+    terminated.append(number)
+
+
+def main(run_yaml: Path) -> None:
+    rank, fault = int(os.environ.get("RANK", "0")), os.environ.get("STAND_IN")
+    folder, steps = RunFolder(run_yaml.parent), load(run_yaml).schedule.steps
+    signal.signal(signal.SIGTERM, on_term)
+    last = int(os.environ.get("UMBEL_STOP_AFTER", steps))
+    if rank > 0:
+        wait_for_end(folder, fault)
+        return
+    with RunLock(folder):
+        saved = (latest(read_events(folder), "checkpoint") or {"step": 0})["step"]
+        attempt = next_attempt(folder)
+        record_event(folder, "start", attempt=attempt, step=saved, world_size=1, zero_stage=0)
+        writer, step = MetricsWriter(folder, attempt), saved
+        while step < last and not stops(folder, fault):
+            step += 1
+            time.sleep(SECONDS_PER_STEP)
+            writer.write(
+                [{"step": step, "loss": 5 - step / 100, "tokens": 64 * step, "tokens_per_second": 1280.0}]
+            )
+            misbehave(folder, fault, step)
+        record_event(folder, "checkpoint", step=step, seconds=0.1, bytes=1000)
+        record_event(folder, "finished" if step == steps else "stopped", step=step, reason="asked")
+
+
+def stops(folder: RunFolder, fault: str | None) -> bool:
+    return fault != "deaf" and (bool(terminated) or stop_requested(folder))
+
+
+def misbehave(folder: RunFolder, fault: str | None, step: int) -> None:
+    if step < 3:
+        return
+    if fault == "fail":
+        record_event(folder, "failed", rank=0, error="loss is NaN at step 3", exit_code=2)
+        sys.exit(2)
+    if fault == "crash":
+        raise RuntimeError("a fault nobody foresaw")
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_end(folder: RunFolder, fault: str | None) -> None:
+    while latest(read_events(folder), "finished", "stopped") is None:
+        time.sleep(0.05)
+        if fault == "kill-1" and latest(read_events(folder), "start"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

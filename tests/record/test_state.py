@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from record.control import clear_stop, request_stop, stop_requested
+from record.events import latest, read_events, record_event
+from record.folder import RunFolder
+from record.lock import RunLock
+from record.state import run_state
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run").create()
+
+
+def state(folder: RunFolder) -> str:
+    return run_state(folder, read_events(folder))
+
+
+def test_a_life(folder: RunFolder) -> None:
+    assert state(folder) == "new"
+    with RunLock(folder, "launch"):
+        assert state(folder) == "starting"
+        with RunLock(folder):
+            record_event(folder, "start", attempt=1, step=0)
+            assert state(folder) == "running"
+    assert state(folder) == "interrupted"
+    record_event(folder, "stopped", step=3, reason="asked")
+    assert state(folder) == "stopped"
+    record_event(folder, "start", attempt=2, step=3)
+    record_event(folder, "failed", rank=0, error="loss is NaN", exit_code=1)
+    assert state(folder) == "failed"
+    record_event(folder, "finished", step=9)
+    record_event(folder, "phase", name="late")
+    assert state(folder) == "finished"
+
+
+def test_latest(folder: RunFolder) -> None:
+    for step in (1, 2):
+        record_event(folder, "checkpoint", step=step)
+    found = latest(read_events(folder), "checkpoint")
+    assert found is not None
+    assert found["step"] == 2
+    assert latest(read_events(folder), "finished") is None
+
+
+def test_stop_request(folder: RunFolder) -> None:
+    assert not stop_requested(folder)
+    request_stop(folder)
+    request_stop(folder)
+    assert stop_requested(folder)
+    clear_stop(folder)
+    clear_stop(folder)
+    assert not stop_requested(folder)

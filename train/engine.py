@@ -1,0 +1,134 @@
+"""One step, whatever runs it: the same loss, the same clipping, the same update on one process or a thousand."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from configs.schema import Optimizer, RunConfig
+from data.stream import MicroBatch
+from train.distributed import World
+from train.loss import cross_entropy_sum
+from train.parameters import parameter_groups
+from train.seeds import seed_draws
+from train.state import State
+
+
+class StepMetrics(NamedTuple):
+    """What one step measured. On the device: reading it is the hooks' choice."""
+
+    loss: torch.Tensor  # this process's part; the parts add up to nats per target token
+    grad_norm: torch.Tensor  # global L2 norm before clipping
+
+
+class Engine(abc.ABC):
+    """A model, its optimizer, and the way both are spread over processes.
+
+    Attributes:
+        model: the Transformers model (possibly with adapters), with its own parameter names.
+        optimizer: the torch optimizer whose param_groups carry the learning rate.
+        state: master weights and moments, by parameter name.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    state: State
+
+    def __init__(self, config: RunConfig, world: World) -> None:
+        self.config, self.world = config, world
+
+    def step(self, step: int, batches: list[MicroBatch], targets: int, lr: float) -> StepMetrics:
+        """Forward, backward and update on this process's micro-batches of 1-based step ``step``.
+
+        ``targets`` is the global count of target tokens of the step, over all processes.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        total = torch.zeros((), device=self.world.device)
+        for index, batch in enumerate(batches):
+            seed_draws(self.config.run.seed, step, batch.first_slot)
+            last = index == len(batches) - 1
+            with self.accumulating(last):
+                loss = self.loss_sum(batch) / targets
+                # Data parallelism averages gradients over processes; the loss is a sum over them.
+                self.backward(loss * self.world.size, last)
+            total += loss.detach()
+        return StepMetrics(total, self.update())
+
+    def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
+        """Summed cross-entropy of a micro-batch, in nats."""
+        input_ids, labels = self._to_device(batch)
+        return cross_entropy_sum(self.forward(input_ids), labels)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[MicroBatch]) -> tuple[float, int]:
+        """Summed loss and count of targets over this process's share of ``batches``.
+
+        Every process must be handed equally many batches: under ZeRO-3 a forward pass is collective.
+        """
+        self.model.eval()
+        total, count = torch.zeros((), dtype=torch.float64, device=self.world.device), 0
+        for batch in batches:
+            total += self.loss_sum(batch)
+            count += batch.targets
+        self.model.train()
+        return float(total), count
+
+    def _to_device(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = (torch.from_numpy(batch.input_ids), torch.from_numpy(batch.labels))
+        if self.world.device.type == "cuda":
+            tensors = tuple(tensor.pin_memory() for tensor in tensors)  # type: ignore[assignment]
+        moved = [tensor.to(self.world.device, non_blocking=True) for tensor in tensors]
+        return moved[0], moved[1]
+
+    @abc.abstractmethod
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, sequence, vocabulary] of input_ids [batch, sequence]."""
+
+    @abc.abstractmethod
+    def accumulating(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Around one micro-batch: gradients are reduced over processes at the last one only."""
+
+    @abc.abstractmethod
+    def backward(self, loss: torch.Tensor, last: bool) -> None: ...
+
+    @abc.abstractmethod
+    def update(self) -> torch.Tensor:
+        """Clip, update, zero the gradients; returns the gradient norm before clipping."""
+
+    @abc.abstractmethod
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model's parameters are whole on this process (to generate, to export)."""
+
+
+def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
+    groups = [group for group in parameter_groups(model, optimizer) if group["params"]]
+    fused = True if optimizer.fused is None else optimizer.fused
+    betas = (optimizer.betas[0], optimizer.betas[1])
+    return torch.optim.AdamW(groups, lr=optimizer.lr, betas=betas, eps=optimizer.eps, fused=fused)
+
+
+def round_weights(model: nn.Module) -> None:
+    """Start from weights that bf16 can hold, as ZeRO does: every stage then starts from the same numbers."""
+    for parameter in model.parameters():
+        parameter.data.copy_(parameter.data.bfloat16())
+
+
+def build_engine(config: RunConfig, world: World, micro_batch: int) -> Engine:
+    """The engine that ``parallelism`` asks for.
+
+    Raises:
+        UmbelError: the model cannot be built.
+    """
+    if config.parallelism.engine == "deepspeed":
+        from train.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(config, world, micro_batch)
+    from train.torch_engine import TorchEngine
+
+    return TorchEngine(config, world)

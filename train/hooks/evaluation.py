@@ -1,0 +1,58 @@
+"""Held-out loss of each source, in nats per token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from data.stream import IGNORED, BatchStream, MicroBatch
+from train.distributed import World
+from train.engine import Engine
+from train.loop import StepRecord
+
+
+class Evaluation:
+    """Evaluates every ``every`` steps; ``tell`` is called on rank 0 with step and losses."""
+
+    def __init__(
+        self, engine: Engine, stream: BatchStream, world: World, every: int, sequences: int, micro_batch: int,
+        tell: Callable[[int, dict[str, float]], None],
+    ) -> None:  # fmt: skip
+        self.engine, self.stream, self.world, self.every = engine, stream, world, every
+        self.sequences, self.micro_batch, self.tell = sequences, micro_batch, tell
+
+    def after_step(self, record: StepRecord) -> None:
+        if self.every and record.position.step % self.every == 0:
+            losses = held_out_losses(self.engine, self.stream, self.world, self.sequences, self.micro_batch)
+            if self.world.is_first:
+                self.tell(record.position.step, losses)
+
+
+def held_out_losses(
+    engine: Engine, stream: BatchStream, world: World, sequences: int, micro_batch: int
+) -> dict[str, float]:
+    """Nats per target token on the first held-out sequences of each source that has any. Collective."""
+    import torch
+
+    losses = {}
+    for source in stream.prepared.sources:
+        batches = stream.held_out(source, sequences, micro_batch)
+        total, count = engine.evaluate(_share(batches, world))
+        sums = world.sum_floats(torch.tensor([total, count], dtype=torch.float64)).tolist()
+        if sums[1]:
+            losses[source] = sums[0] / sums[1]
+    return losses
+
+
+def _share(batches: list[MicroBatch], world: World) -> list[MicroBatch]:
+    """This process's batches; all get equally many, for a forward pass may be collective."""
+    while len(batches) % world.size:
+        batches = [*batches, _blank(batches[0])]
+    return batches[world.rank :: world.size]
+
+
+def _blank(batch: MicroBatch) -> MicroBatch:
+    """The same shape of work, with nothing to count."""
+    return dataclasses.replace(batch, labels=np.full_like(batch.labels, IGNORED), targets=0)

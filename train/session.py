@@ -1,0 +1,171 @@
+"""A start of a run, from its parts to its end: the one place where everything meets."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+import torch
+
+from base.errors import UmbelError
+from base.files import read_json, write_json
+from configs.batch import check_batch
+from configs.schema import RunConfig
+from data.manifest import check_unchanged
+from data.prepare import prepare
+from data.prepared import Prepared, check_vocabulary
+from data.sources import weights_of
+from data.stream import BatchStream
+from record.control import clear_stop
+from record.events import record_event
+from record.folder import RunFolder
+from record.identity import run_id
+from record.metrics import MetricsWriter
+from train.distributed import World
+from train.engine import build_engine
+from train.flops import flops_per_token, mfu, peak_flops
+from train.hooks.checkpoints import Checkpoints
+from train.hooks.evaluation import Evaluation
+from train.hooks.garbage import ManualGarbageCollection
+from train.hooks.metrics import Metrics, Sink
+from train.hooks.samples import Samples
+from train.loop import Hook, train
+from train.memory import choose_micro_batch, device_memory
+from train.architecture import check_shape, model_config, vocab_size
+from train.parameters import parameter_count
+from train.saving import Position, Saver
+from train.stop import StopRequest
+
+STOP_AFTER = "UMBEL_STOP_AFTER"
+"""Environment: stop after this step, as if asked to."""
+
+
+class Session:
+    """Everything one process needs to train. All collective calls are made in the same order on each."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, world: World, attempt: int) -> None:
+        self.config, self.folder, self.world, self.attempt = config, folder, world, attempt
+        self.stop = StopRequest(folder, polls=world.is_first)
+
+    def run(self) -> None:
+        """Restore what there is, train, save where it ends."""
+        self._phase("preparing data")
+        check_shape(self.config)
+        self.micro_batch = self._choose_micro_batch()
+        prepared = self._prepare()
+        self.stream = BatchStream(
+            prepared, self.config.schedule, self.config.run.seed, weights_of(self.config.data)
+        )
+        self._phase("building model")
+        self.engine = build_engine(self.config, self.world, self.micro_batch)
+        self.run_id = self._run_id()
+        saver = Saver(self.config, self.world, self.folder, self.run_id, prepared.fingerprint)
+        checkpoint = saver.find()
+        position = saver.load(self.engine, checkpoint) if checkpoint else Position()
+        self._record_start(position)
+        self._train(saver, position)
+
+    def _train(self, saver: Saver, position: Position) -> None:
+        config, steps = self.config, self.config.schedule.steps
+        last_step = min(steps, int(os.environ.get(STOP_AFTER, steps)))
+        metrics = Metrics(config, self.world, self._sinks(), self._utilisation)
+        checkpoints = Checkpoints(saver, self.engine, config.checkpoint.every, position, metrics.flush)
+        hooks: list[Hook] = [metrics, checkpoints, *self._observers(), ManualGarbageCollection()]
+        self._phase("first step")
+        position = train(
+            config, self.engine, self.stream, self.world, position, self.micro_batch, last_step, self.stop, hooks
+        )
+        checkpoints.save(position)
+        if position.step < steps:
+            if self.world.is_first:
+                clear_stop(self.folder)
+            self._record("stopped", step=position.step, reason=self.stop.reason or "another process was asked to")
+        else:
+            self._record("finished", step=position.step)
+
+    def _prepare(self) -> Prepared:
+        """Rank 0 prepares, the others find it done. The run's first manifest stays with the run."""
+        for turn in (True, False):
+            if self.world.is_first is turn:
+                prepared = prepare(self.config.data, pretrained=self.config.model.pretrained)
+            self.world.barrier()
+        check_vocabulary(prepared, vocab_size(self.config.model))
+        record = self.folder.path / "data.json"
+        if self.world.is_first:
+            if record.exists():
+                check_unchanged(read_json(record), prepared.manifest)
+            else:
+                write_json(record, prepared.manifest)
+        return prepared
+
+    def _choose_micro_batch(self) -> int:
+        """The configured one, or on every process what rank 0's memory allows."""
+        configured = self.config.parallelism.micro_batch
+        if configured == "auto":
+            found = 0
+            if self.world.is_first:
+                found = choose_micro_batch(self.config, self.world.size, device_memory(self.config))
+            configured = self.world.first(found)
+        check_batch(self.config, self.world.size, configured)
+        return configured
+
+    def _run_id(self) -> str:
+        if self.world.is_first:
+            run_id(self.folder)
+        self.world.barrier()
+        return run_id(self.folder)
+
+    @cached_property
+    def _peak_and_cost(self) -> tuple[float, float] | None:
+        """FLOP/s of one device, and FLOPs of one token; None where the device's peak is not known."""
+        peak = self.config.cluster.peak_tflops
+        flops = peak * 1e12 if peak else None
+        if flops is None and self.world.device.type == "cuda":
+            flops = peak_flops(torch.cuda.get_device_name(self.world.device))
+        if flops is None:
+            return None
+        shape, count = model_config(self.config.model), parameter_count(self.engine.model)
+        return flops, flops_per_token(shape, count, self.config.data.sequence_length)
+
+    def _utilisation(self, tokens_per_second: float) -> float | None:
+        if self._peak_and_cost is None:
+            return None
+        peak, cost = self._peak_and_cost
+        return mfu(tokens_per_second, cost, self.world.size, peak)
+
+    def _sinks(self) -> list[Sink]:
+        if not self.world.is_first:
+            return []
+        sinks: list[Sink] = [MetricsWriter(self.folder, self.attempt).write]
+        if self.config.tracker.name == "wandb":
+            from train.hooks.wandb import wandb_sink
+
+            sinks.append(wandb_sink(self.config, self.folder, self.run_id))
+        return sinks
+
+    def _observers(self) -> list[Hook]:
+        evaluation, samples = self.config.evaluation, self.config.samples
+        return [
+            Evaluation(
+                self.engine, self.stream, self.world, evaluation.every, evaluation.sequences, self.micro_batch,
+                lambda step, losses: self._record("evaluation", step=step, losses=losses),
+            ),
+            Samples(
+                samples, self.engine, self.stream.prepared.tokenizer, self.world,
+                self.config.data.sequence_length,
+                lambda step, prompt, text: self._record("sample", step=step, prompt=prompt, text=text),
+            ),
+        ]  # fmt: skip
+
+    def _record_start(self, position: Position) -> None:
+        self._record(
+            "start", attempt=self.attempt, step=position.step, world_size=self.world.size,
+            zero_stage=self.config.parallelism.zero_stage, micro_batch=self.micro_batch, pid=os.getpid(),
+        )  # fmt: skip
+
+    def _phase(self, name: str) -> None:
+        self._record("phase", name=name, attempt=self.attempt)
+
+    def _record(self, event: str, **facts: object) -> None:
+        if self.world.is_first:
+            record_event(self.folder, event, **facts)

@@ -1,0 +1,86 @@
+"""One process of a run: ``python -m train.worker runs/<name>/run.yaml``, alone, under torchrun or under Slurm."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from base.errors import UmbelError
+from configs.compose import load
+from record.events import next_attempt, record_event
+from record.folder import RunFolder
+from record.lock import RunLock
+from train import distributed
+from train.distributed import World
+from train.saving import PeerFailed
+from train.session import Session
+
+LOCK_WAIT_SECONDS = 120
+"""The workers of an attempt whose launcher was killed may still be saving."""
+
+
+def main(run_yaml: Path) -> int:
+    """Run to the end, to a stop or to a failure; returns the exit code."""
+    folder = RunFolder(run_yaml.resolve().parent)
+    try:
+        config = load(run_yaml)
+        world = distributed.start(config.cluster)
+        lock = _lock(folder, world)
+        attempt = world.first(next_attempt(folder) if world.is_first else 0)
+        _redirect(folder.rank_log(attempt, world.rank))
+        Session(config, folder, world, attempt).run()
+        world.barrier()
+        lock.release()
+        distributed.stop()
+    except Exception as error:
+        return _failed(folder, error)
+    return 0
+
+
+def _lock(folder: RunFolder, world: World) -> RunLock:
+    """Rank 0 locks the run for its life; all hear whether it could."""
+    lock, error = RunLock(folder), None
+    if world.is_first:
+        try:
+            lock.acquire(LOCK_WAIT_SECONDS)
+        except UmbelError as caught:
+            error = caught
+    if world.first(int(error is None)):
+        return lock
+    raise error or PeerFailed("is in use", where=str(folder.path))
+
+
+def _redirect(log: Path) -> None:
+    """From here on, what this process and its libraries print goes to its own file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _failed(folder: RunFolder, error: Exception) -> int:
+    """Tell the launcher, unless another process tells it better."""
+    traceback.print_exc()
+    code = error.exit_code if isinstance(error, UmbelError) else 1
+    text = str(error) if isinstance(error, UmbelError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    if not isinstance(error, PeerFailed):
+        try:
+            record_event(folder, "failed", rank=int(os.environ.get("RANK", "0")), error=text, exit_code=code)
+        except OSError:
+            print(f"umbel: error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: after a failure, destructors of process groups may wait for processes that are gone.
+    os._exit(code)
