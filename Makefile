@@ -69,7 +69,7 @@ test: $(STAMP)
 	}
 	check ruff   $(BIN)/ruff check --quiet .
 	check format $(BIN)/ruff format --check --quiet .
-	check floors $(BIN)/lint-imports --no-verbose
+	check floors $(BIN)/lint-imports --no-logo
 	check mypy   $(BIN)/mypy
 	check pytest $(BIN)/python -m pytest $(ARGS)
 	printf "umbel: summary\n$$summary"
@@ -81,7 +81,7 @@ pytest: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 types: $(STAMP)
 	@$(BIN)/mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from base.errors import UmbelError
 
@@ -71,6 +72,7 @@ def tensor_key(parameter: str, kind: str) -> str:
     return f"{parameter}|{kind}"
 
 
+@lru_cache(maxsize=1 << 16)
 def split_key(key: str) -> tuple[str, str]:
     """Parameter and kind of a tensor key; a kind holds no bar, so the last one separates.
 

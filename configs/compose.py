@@ -56,7 +56,12 @@ def load(path: Path) -> RunConfig:
 
 def save(config: RunConfig, path: Path) -> None:
     """Freeze a run. Keys that look like secrets are refused by `configs.check`, so none is written."""
-    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    plain = to_dict(config)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != plain:
+        # Unescaped, PyYAML loses rare line separators such as U+0085.
+        text = yaml.safe_dump(plain, sort_keys=False)
+    write_text(path, text)
 
 
 def differing_keys(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -85,7 +85,7 @@ def _render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **tokenizer.special
             )
         )
-    except (TemplateError, TypeError) as error:
+    except (TemplateError, TypeError, ValueError, AttributeError) as error:
         if add_generation_prompt and not messages:
             # Some templates refuse to start with nothing; then the span begins at the turn's header.
             return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ class PinnedFile:
     name: str
     path: Path
 
+    @cached_property
     def pin(self) -> dict[str, Any]:
         """Name, size in bytes and sha256: what a manifest remembers."""
         try:

@@ -36,7 +36,7 @@ def definition_of(data: Data, sources: dict[str, OpenSource], tokenizer: TextTok
                 "part": described[name].part,
                 "field": described[name].field,
                 "format": source.format,
-                "files": [file.pin() for file in source.files],
+                "files": [file.pin for file in source.files],
             }
             for name, source in sources.items()
         },

@@ -61,7 +61,10 @@ def cache_folder(data: Data) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, say: Say = lambda _: None) -> Iterator[None]:
-    """Hold the lock beside ``folder``; the kernel frees it however its holder ends."""
+    """Hold the lock beside ``folder``; the kernel frees it however its holder ends.
+
+    Whoever holds it is alone, so what a killed writer left half written is removed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(folder.name + ".lock"), "w") as file:
         try:
@@ -69,6 +72,8 @@ def locked(folder: Path, say: Say = lambda _: None) -> Iterator[None]:
         except BlockingIOError:
             say("waiting for another process that prepares the same")
             fcntl.flock(file, fcntl.LOCK_EX)
+        for half_written in folder.rglob(".*.tmp"):
+            half_written.unlink()
         yield
 
 
@@ -84,7 +89,7 @@ def choose_tokenizer(
 
 def _trained(data: Data, sources: dict[str, OpenSource], cache: Path, chats: bool, say: Say) -> TextTokenizer:
     vocab_size, train_bytes = data.tokenizer.vocab_size, data.tokenizer.train_bytes
-    files = {name: [file.pin() for file in source.files] for name, source in sources.items()}
+    files = {name: [file.pin for file in source.files] for name, source in sources.items()}
     settings = [vocab_size, train_bytes, chats, data.held_out, data.max_bytes, data.format, weights_of(data)]
     folder = cache / "tokenizers" / sha256_json([settings, files])[:20]
     if (folder / FILE).is_file():

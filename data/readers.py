@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from base.errors import UmbelError, did_you_mean
+from base.errors import UmbelError
 from data.document import Document
 
 Kind = Literal["jsonl", "parquet", "text"]
@@ -66,7 +66,7 @@ def missing_column(where: str, column: str, existing: list[str]) -> UmbelError:
     return UmbelError(
         f"has no column '{column}', only: {', '.join(existing) or 'none'}",
         where=where,
-        fix=f"set the source's field to one of them ({did_you_mean(column, existing)})",
+        fix="name one of them as data.sources.<name>.field",
     )
 
 
@@ -81,10 +81,21 @@ def _document(where: str, column: str, value: Any, form: Format) -> Document:
             else message
             for message in value
         ]
-        return Document(where, json.dumps(messages, sort_keys=True, ensure_ascii=False), messages)
+        return Document(
+            where, _encodable(json.dumps(messages, sort_keys=True, ensure_ascii=False), where), messages
+        )
     if not isinstance(value, str):
         raise UmbelError(f"'{column}' must be text, not {_kind_name(value)}", where=where)
-    return Document(where, value)
+    return Document(where, _encodable(value, where))
+
+
+def _encodable(text: str, where: str) -> str:
+    """JSON can spell half a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UmbelError(f"is not valid Unicode (a lone surrogate at {error.start})", where=where) from error
+    return text
 
 
 def _whole_file(path: Path) -> Document:

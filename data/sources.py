@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,8 +38,15 @@ def open_sources(data: Data, say: Callable[[str], None] = lambda _: None) -> dic
     """Find every source's files and format.
 
     Raises:
-        UmbelError: a path that is missing or matches no file, an unknown file type, a missing column.
+        UmbelError: a path that is missing or matches no file, an unknown file type, a missing column, or a
+            name that is no folder's.
     """
+    for name in sources_of(data):
+        # It names a folder of the cache, and a config may come from another institution.
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise UmbelError(
+                "cannot name a source", where=key_of(data, name), fix="use letters, digits, . _ -"
+            )
     return {name: _open(name, source, data, say) for name, source in sources_of(data).items()}
 
 

@@ -11,6 +11,7 @@ from configs.check import warnings
 from configs.schema import RunConfig
 from launch import preflight
 from launch.devices import world_size
+from launch.fits import check_fits
 from launch.job import freeze
 from launch.processes import command, environment, start
 from launch.screens.console import err, say, warn
@@ -49,6 +50,8 @@ def launch(
     for note in warnings(config, processes) if hints else ():
         warn(note)
     changed = _changed_keys(config, folder, change)
+    if not yes and next_attempt(folder) == 1:
+        check_fits(config, folder, processes)
     folder.create()
     with preflight.take(folder, say) as lock:
         if _is_finished(folder, config):
@@ -56,8 +59,6 @@ def launch(
             say(f"  umbel resume {folder.handle} --change schedule.steps={2 * config.schedule.steps}")
             return 0
         clear_stop(folder)
-        if not yes:
-            preflight.check_fits(config, folder, processes)
         _prepare_data(config, folder)
         if stop_requested(folder):
             say(f"{folder.name} was asked to stop before its workers started")
@@ -101,7 +102,7 @@ def _run(
     variables: dict[str, str],
 ) -> int:
     log = folder.logs / "launch.log"
-    watch = Watch(folder, config.schedule.steps, log)
+    watch = Watch(folder, config.schedule.steps, processes, log)
     record_event(folder, "phase", name="starting workers")
     with lock.shared() as descriptor:
         process = start(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 import psutil
 
 from base.errors import UmbelError
-from base.files import human_bytes
 from configs.compose import differing_keys, load
 from configs.schema import RunConfig
 from record.folder import RunFolder
@@ -53,33 +51,14 @@ def _is_orphaned(folder: RunFolder) -> bool:
     launcher = holder(folder, "launch")
     if launcher is None:
         return holder(folder) is not None
-    return launcher["host"] == socket.gethostname() and not psutil.pid_exists(launcher["pid"])
+    return launcher["host"] == socket.gethostname() and not _lives(launcher["pid"])
 
 
-def check_fits(config: RunConfig, folder: RunFolder, processes: int) -> None:
-    """Refuse a model that the memory or the disk cannot hold.
-
-    Raises:
-        UmbelError: says what it needs and what there is.
-    """
-
-
-def check_disk(folder: RunFolder, checkpoint_bytes: int, kept: int) -> None:
-    """Refuse a disk that cannot hold the checkpoints that will be kept and the one being written.
-
-    Raises:
-        UmbelError: says what is free and what is needed.
-    """
-    free = shutil.disk_usage(folder.path).free
-    present = sum(file.stat().st_size for file in folder.checkpoints.rglob("*") if file.is_file())
-    needed = checkpoint_bytes * (kept + 1) - present
-    if needed > free:
-        raise UmbelError(
-            f"{human_bytes(free)} are free, but {kept} + 1 checkpoints of {human_bytes(checkpoint_bytes)} "
-            f"need {human_bytes(needed)} more",
-            where=str(folder.path),
-            fix="set run.dir to another disk or lower checkpoint.keep_last, or pass --yes",
-        )
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def check_port() -> None:

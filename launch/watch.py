@@ -18,11 +18,14 @@ from launch.screens.console import err, say
 from launch.screens.numbers import event_text
 from launch.status import status_of
 from record.control import request_stop
-from record.events import ENDINGS, latest, read_events
+from record.events import ENDINGS, latest, read_events, record_event
 from record.folder import RunFolder
 
 POLL_SECONDS = 0.25
 ORPHAN_SECONDS = 30
+_TORCHRUN = re.compile(
+    r"^[EWI]\d{4} .*torch/distributed/elastic/multiprocessing/api.py.* failed ", re.MULTILINE
+)
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
 
@@ -52,8 +55,8 @@ class Interrupts:
 class Watch:
     """One start of a run, seen from outside. ``events_before`` and ``log_before`` mark where it begins."""
 
-    def __init__(self, folder: RunFolder, steps: int, log: Path) -> None:
-        self.folder, self.steps, self.log = folder, steps, log
+    def __init__(self, folder: RunFolder, steps: int, processes: int, log: Path) -> None:
+        self.folder, self.steps, self.processes, self.log = folder, steps, processes, log
         self.events_before = len(read_events(folder))
         self.log_before = log.stat().st_size if log.exists() else 0
 
@@ -118,21 +121,25 @@ class Watch:
 
     def _failure(self, code: int) -> RunFailed:
         rank, error, exit_code = self._first_failure(code)
-        failed = RunFailed(error, where=f"rank {rank}", fix=f"umbel logs {self.folder.handle} --rank {rank}")
+        if latest(self.events(), *ENDINGS) is None:
+            record_event(self.folder, "failed", rank=rank, error=error, exit_code=exit_code)
+        where, option = ("torchrun", "") if rank is None else (f"rank {rank}", f" --rank {rank}")
+        failed = RunFailed(error, where=where, fix=f"umbel logs {self.folder.handle}{option}")
         failed.exit_code = exit_code
         return failed
 
-    def _first_failure(self, code: int) -> tuple[int, str, int]:
-        """(rank, error, exit code) of what failed first; the others only lost their peer."""
+    def _first_failure(self, code: int) -> tuple[int | None, str, int]:
+        """(rank, or None for torchrun itself; error; exit code) of what failed first."""
         output = self._output()
         found = _ROOT_CAUSE.search(output)
-        rank, status = (int(found[1]), int(found[2])) if found else (0, code)
+        alone = None if self.processes > 1 else 0
+        rank, status = (int(found[1]), int(found[2])) if found else (alone, code)
         if status < 0:
             return rank, _died_of(-status), 1
         told = [event for event in self.events() if event["event"] == "failed"]
         if told:
             return told[0]["rank"], told[0]["error"], told[0].get("exit_code") or 1
-        err.print("\n".join(output.strip().splitlines()[-20:]), markup=False)
+        err.print("\n".join(_own_words(output)[-20:]), markup=False, soft_wrap=True)
         return rank, f"ended with exit code {status}", 1
 
     def _output(self) -> str:
@@ -141,6 +148,11 @@ class Watch:
             size = file.seek(0, 2)
             file.seek(max(self.log_before, size - 200_000))
             return file.read().decode(errors="replace")
+
+
+def _own_words(output: str) -> list[str]:
+    """The workers' lines, without the report that torchrun puts below them."""
+    return _TORCHRUN.split(output, maxsplit=1)[0].rstrip().splitlines()
 
 
 def _died_of(number: int) -> str:

@@ -7,9 +7,11 @@ and every storage that comes and goes is counted. A second or so, on any machine
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +22,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from transformers import PreTrainedConfig
 
+from base.errors import UmbelError
 from configs.schema import Model
 from configs.typed import build
+from train.architecture import decoder_config
 from train.loss import cross_entropy_sum
+from train.masking import whole_rows
 from train.model import meta_model
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,23 +63,55 @@ def rehearse(
         cuda: count as CUDA's autocast computes, which keeps more operations in fp32 than the CPU's.
     """
     shape = json.dumps(dataclasses.asdict(model), sort_keys=True)
-    return _rehearse(shape, micro_batch, sequence_length, dtype, autocast, cuda)
+    try:
+        return _rehearse(shape, micro_batch, sequence_length, dtype, autocast, cuda)
+    except UmbelError:
+        raise
+    except Exception as error:
+        # An architecture may branch on numbers (experts) or call kernels of its own, which fake tensors lack.
+        _log.warning(
+            "%s cannot be rehearsed (%s): its memory is a rougher guess", model.arch, type(error).__name__
+        )
+        return formula(
+            decoder_config(model), micro_batch, sequence_length, dtype, model.activation_checkpointing
+        )
+
+
+def formula(
+    shape: PreTrainedConfig, micro_batch: int, sequence_length: int, dtype: torch.dtype, checkpointing: bool
+) -> Rehearsal:
+    """Korthikanti et al. 2022 (arXiv:2205.05198), equation 2: s·b·h·(34 + 5·a·s/h) bytes a layer in 16 bits.
+
+    With checkpointing a layer keeps its input of 2·s·b·h bytes, and one layer at a time is recomputed. Logits
+    and loss are at their peak three fp32 copies of the logits.
+    """
+    tokens, scale = micro_batch * sequence_length, dtype.itemsize / 2
+    scores = 5 * shape.num_attention_heads * sequence_length
+    layer = int(scale * tokens * (34 * shape.hidden_size + scores))
+    kept = int(scale * tokens * 2 * shape.hidden_size) if checkpointing else layer
+    working = layer if checkpointing else 0
+    return Rehearsal(
+        activations=shape.num_hidden_layers * kept,
+        loss=12 * tokens * shape.vocab_size,
+        working=working,
+        working_with_gradients=working,
+    )
 
 
 @functools.lru_cache(maxsize=256)
 def _rehearse(
     shape: str, micro_batch: int, sequence_length: int, dtype: torch.dtype, autocast: bool, cuda: bool
 ) -> Rehearsal:
-    meta = _meta(shape)
+    meta = _meta(shape, cuda)
     with FakeTensorMode():
         model = _with_fake_tensors(meta, dtype)
         tokens = torch.zeros((micro_batch, sequence_length), dtype=torch.long)
 
         def forward() -> torch.Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast), CudaAutocast(autocast and cuda):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast), whole_rows():
                 return model(input_ids=tokens).logits
 
-        with Ledger(model) as ledger:
+        with Ledger(model) as ledger, CudaAutocast() if cuda else contextlib.nullcontext():
             return _account(ledger, forward, tokens)
 
 
@@ -93,11 +133,16 @@ def _account(ledger: Ledger, forward: Callable[[], torch.Tensor], labels: torch.
     )
 
 
-def _meta(shape: str) -> nn.Module:
+def _meta(shape: str, cuda: bool) -> nn.Module:
     model = build(Model, json.loads(shape))
     # Flex attention is compiled, which fake tensors are not; it keeps what SDPA keeps.
     attention = "sdpa" if model.attention == "flex_attention" else model.attention
-    return meta_model(dataclasses.replace(model, attention=attention))
+    made = meta_model(dataclasses.replace(model, attention=attention))
+    if cuda and model.activation_checkpointing:
+        # A backward pass suspends CudaAutocast, and what is recomputed in it needs it again.
+        contexts = {"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), CudaAutocast())}
+        made.activation_checkpointing_enable(contexts)
+    return made
 
 
 def _with_fake_tensors(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -168,14 +213,10 @@ class CudaAutocast(TorchFunctionMode):
         ("pow", "__pow__", "exp", "log", "rsqrt", "sum", "norm", "softplus", "softmax", "cumsum")
     )
 
-    def __init__(self, enabled: bool) -> None:
-        super().__init__()
-        self.enabled = enabled
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if self.enabled and getattr(func, "__name__", "") in self.OPERATIONS:
+        if getattr(func, "__name__", "") in self.OPERATIONS and torch.is_autocast_enabled("cpu"):
             args = tree_map(_to_fp32, args)
         return func(*args, **(kwargs or {}))
 

@@ -19,10 +19,12 @@ from checkpoint.format import BUFFER, step_name
 from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
 from checkpoint.writer import Fragment, clean, commit, write_share
-from configs.compose import flatten, is_defining, to_dict
+from configs.compose import is_defining
+from configs.plain import flatten, to_dict
 from configs.schema import RunConfig
 from record.events import record_event
 from record.folder import RunFolder
+from train.base_model import check_base, describe_base
 from train.distributed import World
 from train.engine import Engine
 from train.parameters import parameter_shape
@@ -59,6 +61,7 @@ class Saver:
     ) -> None:
         self.config, self.world, self.folder = config, world, folder
         self.run_id, self.data_fingerprint = run_id, data_fingerprint
+        self.base = describe_base(config.model) if world.is_first else None
         self.parent: str | None = None
 
     def save(self, engine: Engine, position: Position) -> None:
@@ -94,16 +97,17 @@ class Saver:
         """Restore a live engine from any topology's checkpoint.
 
         Raises:
-            UmbelError: the checkpoint is of another model, or of other data.
+            UmbelError: the checkpoint is of another model or base, or of other data.
         """
         with StateReader(checkpoint, run_id=self.run_id) as reader:
             manifest = reader.manifest
-            self._check(manifest, engine, checkpoint)
+            self._check(manifest, checkpoint)
+            self._together(lambda: check_base(manifest["extra"].get("base"), self.base))
+            check_parameters(manifest, engine.model, checkpoint)
             for piece in engine.state.held():
                 for kind, view in piece.views.items():
                     read_into(reader, piece.parameter, kind, piece.start, view)
-            for name, buffer in persistent_buffers(engine.model):
-                read_into(reader, name, BUFFER, 0, buffer)
+            read_buffers(reader, engine.model)
         engine.state.loaded(_group_steps(engine, manifest["groups"]))
         self.parent = manifests.digest(checkpoint)
         return Position(manifest["step"], manifest["sequences"], manifest["tokens"])
@@ -119,7 +123,7 @@ class Saver:
         if error is not None:
             raise error
         if failed:
-            raise PeerFailed("another process could not save", where=str(self.folder.checkpoints))
+            raise PeerFailed("another process failed", where=str(self.folder.checkpoints))
 
     def _fragments(self, engine: Engine) -> Iterator[Fragment]:
         for piece in engine.state.owned():
@@ -155,24 +159,19 @@ class Saver:
                 "zero_stage": parallelism.zero_stage,
                 "engine": parallelism.engine,
             },
-            "extra": {"institution": self.config.cluster.institution},
+            "extra": {
+                "institution": self.config.cluster.institution,
+                **({"base": self.base} if self.base else {}),
+            },
         }
 
-    def _check(self, manifest: dict[str, Any], engine: Engine, checkpoint: Path) -> None:
+    def _check(self, manifest: dict[str, Any], checkpoint: Path) -> None:
         if manifest["data_fingerprint"] != self.data_fingerprint:
             raise UmbelError(
                 "was trained on other data than is prepared now",
                 where=str(checkpoint),
                 fix="bring back the data, or start a new run under another run.name",
             )
-        ours, theirs = trainable_shapes(engine.model), manifest["parameters"]
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                raise UmbelError(
-                    f"holds {name} as {theirs.get(name, 'nothing')}, the model has {ours.get(name, 'nothing')}",
-                    where=str(checkpoint),
-                )
-
 
 class PeerFailed(UmbelError):
     """A step that all processes take together failed on another one, which says why."""
@@ -181,6 +180,21 @@ class PeerFailed(UmbelError):
 def config_fingerprint(config: RunConfig) -> str:
     """sha256 over the defining keys."""
     return sha256_json({key: value for key, value in flatten(to_dict(config)).items() if is_defining(key)})
+
+
+def check_parameters(manifest: dict[str, Any], model: torch.nn.Module, checkpoint: Path) -> None:
+    """Refuse a checkpoint whose trained parameters are not those of the model.
+
+    Raises:
+        UmbelError: names the first one that differs.
+    """
+    ours, theirs = trainable_shapes(model), manifest["parameters"]
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise UmbelError(
+                f"holds {name} as {theirs.get(name, 'nothing')}, the model has {ours.get(name, 'nothing')}",
+                where=str(checkpoint),
+            )
 
 
 def trainable_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
@@ -195,6 +209,12 @@ def read_into(reader: StateReader, name: str, kind: str, start: int, target: tor
     """Fill a tensor on any device with stored elements, through one host buffer of its size."""
     raw = reader.read(name, kind, start, start + target.numel())
     target.copy_(torch.from_numpy(raw).view(target.dtype).view(target.shape))
+
+
+def read_buffers(reader: StateReader, model: torch.nn.Module) -> None:
+    """Fill the model's persistent buffers."""
+    for name, buffer in persistent_buffers(model):
+        read_into(reader, name, BUFFER, 0, buffer)
 
 
 def host_bytes(tensor: torch.Tensor) -> memoryview:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from functools import cached_property
 
 import torch
@@ -33,6 +34,7 @@ from train.loop import Hook, train
 from train.memory import choose_micro_batch, device_memory
 from train.architecture import check_shape, model_config, vocab_size
 from train.parameters import parameter_count
+from train.prompt import trained_on_chats
 from train.saving import Position, Saver
 from train.stop import StopRequest
 
@@ -46,6 +48,7 @@ class Session:
     def __init__(self, config: RunConfig, folder: RunFolder, world: World, attempt: int) -> None:
         self.config, self.folder, self.world, self.attempt = config, folder, world, attempt
         self.stop = StopRequest(folder, polls=world.is_first)
+        self.tracker: Sink = lambda _: None
 
     def run(self) -> None:
         """Restore what there is, train, save where it ends."""
@@ -63,7 +66,8 @@ class Session:
         checkpoint = saver.find()
         position = saver.load(self.engine, checkpoint) if checkpoint else Position()
         self._record_start(position)
-        self._train(saver, position)
+        with ExitStack() as self.at_end:
+            self._train(saver, position)
 
     def _train(self, saver: Saver, position: Position) -> None:
         config, steps = self.config, self.config.schedule.steps
@@ -96,6 +100,8 @@ class Session:
                 check_unchanged(read_json(record), prepared.manifest)
             else:
                 write_json(record, prepared.manifest)
+            # The cache may go; whoever exports the run needs its tokenizer.
+            prepared.tokenizer.save(self.folder.path / "tokenizer")
         return prepared
 
     def _choose_micro_batch(self) -> int:
@@ -138,24 +144,30 @@ class Session:
             return []
         sinks: list[Sink] = [MetricsWriter(self.folder, self.attempt).write]
         if self.config.tracker.name == "wandb":
-            from train.hooks.wandb import wandb_sink
+            from train.hooks.wandb import Wandb
 
-            sinks.append(wandb_sink(self.config, self.folder, self.run_id))
+            self.tracker = self.at_end.enter_context(Wandb(self.config, self.folder, self.run_id))
+            sinks.append(self.tracker)
         return sinks
 
     def _observers(self) -> list[Hook]:
         evaluation, samples = self.config.evaluation, self.config.samples
         return [
             Evaluation(
-                self.engine, self.stream, self.world, evaluation.every, evaluation.sequences, self.micro_batch,
-                lambda step, losses: self._record("evaluation", step=step, losses=losses),
+                self.engine, self.stream, self.world, evaluation.every, evaluation.sequences,
+                self.micro_batch, self._evaluated,
             ),
             Samples(
                 samples, self.engine, self.stream.prepared.tokenizer, self.world,
                 self.config.data.sequence_length,
                 lambda step, prompt, text: self._record("sample", step=step, prompt=prompt, text=text),
+                chats=trained_on_chats(self.stream.prepared.manifest),
             ),
         ]  # fmt: skip
+
+    def _evaluated(self, step: int, losses: dict[str, float]) -> None:
+        self._record("evaluation", step=step, losses=losses)
+        self.tracker([{"step": step, **{f"held_out/{source}": loss for source, loss in losses.items()}}])
 
     def _record_start(self, position: Position) -> None:
         self._record(

@@ -44,4 +44,7 @@ def event_text(event: dict[str, Any]) -> str | None:
     if kind == "checkpoint":
         size = f", {human_bytes(event['bytes'])}" if event.get("bytes") else ""
         return f"checkpoint of step {event['step']} ({event['seconds']:.1f} s{size})"
+    if kind == "evaluation":
+        losses = " · ".join(f"{source} {loss:.3f}" for source, loss in event["losses"].items())
+        return f"held-out loss after step {event['step']}: {losses}"
     return None

@@ -6,8 +6,8 @@ import math
 import random
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,11 +54,8 @@ def test_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
         for _ in range(30):
             write_text(path, letter * 5000)
 
-    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
     text = path.read_text()
     assert text in {letter * 5000 for letter in "abcd"}
     assert list(tmp_path.iterdir()) == [path]

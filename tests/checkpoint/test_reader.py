@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
@@ -27,12 +28,13 @@ def deal(state: State, world_size: int, data: st.DataObject) -> list[list[Fragme
     shares: list[list[Fragment]] = [[] for _ in range(world_size)]
     for (name, kind), values in state.flat.items():
         cuts = sorted({0, values.size, *data.draw(st.lists(st.integers(0, values.size), max_size=4))})
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             rank = data.draw(st.integers(0, world_size - 1))
             shares[rank].append(Fragment(name, kind, start, values[start:stop], "F32", (stop - start,)))
     return shares
 
 
+@settings(max_examples=50)
 @given(shapes=st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=5), data=st.data())
 def test_any_shapes_by_any_split_read_back_in_any_slice(
     tmp_path_factory: pytest.TempPathFactory, shapes: list[list[int]], data: st.DataObject

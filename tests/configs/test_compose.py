@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
@@ -145,6 +145,7 @@ def test_a_frozen_run_comes_back_the_same(tmp_path: Path, experiment: str) -> No
     assert list(yaml.safe_load((tmp_path / "run.yaml").read_text())) == list(to_dict(config))
 
 
+@example(project="a\x85b", prompts=["\u2028", "日本"], lr=0.0, extra={"\x85": None})
 @given(
     project=st.text(),
     prompts=st.lists(st.text()),

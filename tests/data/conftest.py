@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def jsonl(tmp_path: Path) -> Write:
     return write
 
 
-def texts(tag: str, count: int) -> list[dict[str, str]]:
-    """Documents that no two of which are alike, of uneven length."""
+def numbered(tag: str, count: int) -> list[dict[str, str]]:
+    """Documents of uneven length, no two alike."""
     return [
         {"text": f"{tag} {number}: " + "word " * (3 + number % 17) + str(number * 7)}
         for number in range(count)
@@ -48,6 +49,17 @@ def small_data(tmp_path: Path, **changes: Any) -> Data:
     return Data(**settings | changes)
 
 
+@pytest.fixture
+def documents() -> Callable[[str, int], list[dict[str, str]]]:
+    return numbered
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Data]:
+    """A data config of short rows, with a cache of its own; keywords change it."""
+    return partial(small_data, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Three sources of uneven size, packed."""
@@ -55,6 +67,6 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     sources = {}
     for name, count in (("small", 40), ("middle", 120), ("large", 300)):
         path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(record) + "\n" for record in texts(name, count)))
+        path.write_text("".join(json.dumps(record) + "\n" for record in numbered(name, count)))
         sources[name] = Source(path=str(path))
     return prepare(small_data(folder, sources=sources))

@@ -17,26 +17,12 @@ import numpy as np
 import pytest
 
 from base.errors import UmbelError
-from configs.schema import Data, Source, Tokenizer
+from configs.schema import Source
 from data import build
 from data.manifest import NAME, check_unchanged
 from data.prepare import prepare
 from data.prepared import Prepared, check_vocabulary, open_prepared
 from data.tokenizer import train_tokenizer
-
-
-def documents(tag: str, count: int) -> list[dict[str, str]]:
-    return [{"text": f"{tag} {n}: " + "word " * (3 + n % 17) + str(n * 7)} for n in range(count)]
-
-
-def config(tmp_path: Path, **changes: Any) -> Data:
-    settings: dict[str, Any] = {
-        "sequence_length": 16,
-        "held_out": 0.1,
-        "cache_dir": str(tmp_path / "cache"),
-        "tokenizer": Tokenizer(vocab_size=300),
-    }
-    return Data(**settings | changes)
 
 
 def texts_of(prepared: Prepared, source: str, split: Any) -> list[str]:
@@ -47,9 +33,9 @@ def texts_of(prepared: Prepared, source: str, split: Any) -> list[str]:
     return text.split("<|endoftext|>")
 
 
-def test_rows_hold_the_documents_and_the_splits_are_disjoint(tmp_path: Path, jsonl: Any) -> None:
+def test_rows_hold_the_documents_and_the_splits_are_disjoint(jsonl: Any, documents: Any, config: Any) -> None:
     records = documents("doc", 300)
-    prepared = prepare(config(tmp_path, path=str(jsonl("a.jsonl", [*records, *records[:50]]))))
+    prepared = prepare(config(path=str(jsonl("a.jsonl", [*records, *records[:50]]))))
     train, held_out = texts_of(prepared, "data", "train"), texts_of(prepared, "data", "held_out")
     known = {record["text"] for record in records}
     assert set(train[:-1]) | set(held_out[:-1]) <= known
@@ -63,8 +49,8 @@ def test_rows_hold_the_documents_and_the_splits_are_disjoint(tmp_path: Path, jso
     assert 10 < totals["held_out"]["documents"] < 70
 
 
-def test_the_same_data_is_found_again(tmp_path: Path, jsonl: Any) -> None:
-    data = config(tmp_path, path=str(jsonl("a.jsonl", documents("doc", 90))))
+def test_the_same_data_is_found_again(tmp_path: Path, jsonl: Any, documents: Any, config: Any) -> None:
+    data = config(path=str(jsonl("a.jsonl", documents("doc", 90))))
     first = prepare(data)
     stamp = (first.folder / NAME).stat().st_mtime_ns
     again = prepare(data)
@@ -76,9 +62,9 @@ def test_the_same_data_is_found_again(tmp_path: Path, jsonl: Any) -> None:
 
 
 def test_shards_change_nothing_but_their_number(
-    tmp_path: Path, jsonl: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = config(tmp_path, path=str(jsonl("a.jsonl", documents("doc", 300))))
+    data = config(path=str(jsonl("a.jsonl", documents("doc", 300))))
     whole = prepare(data)
     monkeypatch.setattr(build, "SHARD_BYTES", 2000)
     parts = prepare(replace(data, cache_dir=str(tmp_path / "other")))
@@ -91,8 +77,8 @@ def test_shards_change_nothing_but_their_number(
     assert whole.unigram_entropy == parts.unigram_entropy
 
 
-def test_datasets_reads_the_same_rows(tmp_path: Path, jsonl: Any) -> None:
-    prepared = prepare(config(tmp_path, path=str(jsonl("a.jsonl", documents("doc", 90)))))
+def test_datasets_reads_the_same_rows(jsonl: Any, documents: Any, config: Any) -> None:
+    prepared = prepare(config(path=str(jsonl("a.jsonl", documents("doc", 90)))))
     dataset, table = prepared.dataset("data", "train"), prepared.rows("data", "train")
     assert len(dataset) == len(table)
     assert dataset[3]["input_ids"] == table.ids(3).tolist()
@@ -100,17 +86,17 @@ def test_datasets_reads_the_same_rows(tmp_path: Path, jsonl: Any) -> None:
     assert sum(dataset[3]["doc_lens"]) == 17
 
 
-def test_unigram_entropy_is_that_of_the_targets(tmp_path: Path, jsonl: Any) -> None:
-    prepared = prepare(config(tmp_path, path=str(jsonl("a.jsonl", documents("doc", 90)))))
+def test_unigram_entropy_is_that_of_the_targets(jsonl: Any, documents: Any, config: Any) -> None:
+    prepared = prepare(config(path=str(jsonl("a.jsonl", documents("doc", 90)))))
     table = prepared.rows("data", "train")
     targets = np.concatenate([table.ids(row)[1:] for row in range(len(table))])
     shares = np.unique(targets, return_counts=True)[1] / len(targets)
     assert prepared.unigram_entropy == pytest.approx(-(shares * np.log(shares)).sum(), abs=1e-6)
 
 
-def test_unpacked_texts_are_counted_where_they_are_cut(tmp_path: Path, jsonl: Any) -> None:
+def test_unpacked_texts_are_counted_where_they_are_cut(jsonl: Any, config: Any) -> None:
     records = [{"text": "word " * 200}, {"text": "short"}, {"text": ""}] * 5
-    prepared = prepare(config(tmp_path, path=str(jsonl("a.jsonl", records)), packing=False, held_out=0.0))
+    prepared = prepare(config(path=str(jsonl("a.jsonl", records)), packing=False, held_out=0.0))
     totals = prepared.manifest["sources"]["data"]["train"]
     assert (totals["documents"], totals["rows"], totals["truncated_documents"]) == (10, 10, 5)
     lengths = [len(prepared.rows("data", "train").ids(row)) for row in range(10)]
@@ -119,13 +105,13 @@ def test_unpacked_texts_are_counted_where_they_are_cut(tmp_path: Path, jsonl: An
     assert prepared.rows("data", "train").ids(1)[-1] == prepared.manifest["eos_id"]
 
 
-def test_chats_and_a_pretrained_folder(tmp_path: Path, jsonl: Any) -> None:
+def test_chats_and_a_pretrained_folder(tmp_path: Path, jsonl: Any, config: Any) -> None:
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "ho ho"}]
     path = jsonl(
         "a.jsonl", [{"messages": [*chat, {"role": "user", "content": str(n)}, chat[1]]} for n in range(20)]
     )
     train_tokenizer(["hello ho"], 300).save(tmp_path / "model")
-    data = config(tmp_path, path=str(path), sequence_length=200, packing=False)
+    data = config(path=str(path), sequence_length=200, packing=False)
     prepared = prepare(data, pretrained=str(tmp_path / "model"))
     table = prepared.rows("data", "train")
     mask = table.mask(0)
@@ -142,8 +128,10 @@ def test_chats_and_a_pretrained_folder(tmp_path: Path, jsonl: Any) -> None:
         prepare(replace(data, path=str(broken)))
 
 
-def test_too_little_or_no_text_is_refused_and_leaves_nothing(tmp_path: Path, jsonl: Any) -> None:
-    data = config(tmp_path, path=str(jsonl("a.jsonl", [{"text": "one two"}])), held_out=0.0)
+def test_too_little_or_no_text_is_refused_and_leaves_nothing(
+    tmp_path: Path, jsonl: Any, documents: Any, config: Any
+) -> None:
+    data = config(path=str(jsonl("a.jsonl", [{"text": "one two"}])), held_out=0.0)
     with pytest.raises(UmbelError, match=r"too little text to train on: \d tokens .* one row needs 17"):
         prepare(data)
     with pytest.raises(UmbelError, match=r"data\.path=.*holds no text"):
@@ -154,10 +142,10 @@ def test_too_little_or_no_text_is_refused_and_leaves_nothing(tmp_path: Path, jso
     assert not list((tmp_path / "cache").rglob(NAME))
 
 
-def test_a_changed_file_is_refused_by_name(tmp_path: Path, jsonl: Any) -> None:
+def test_a_changed_file_is_refused_by_name(tmp_path: Path, jsonl: Any, documents: Any, config: Any) -> None:
     jsonl("in/a.jsonl", documents("a", 50))
     path = jsonl("in/sub/b.jsonl", documents("b", 50))
-    data = config(tmp_path, path=str(tmp_path / "in"))
+    data = config(path=str(tmp_path / "in"))
     old = prepare(data).manifest
     check_unchanged(old, prepare(data).manifest)
     path.write_text(path.read_text().replace("b 7:", "b 8:"))
@@ -179,8 +167,8 @@ def test_a_vocabulary_beyond_the_model_is_refused(mixture: Prepared) -> None:
         check_vocabulary(mixture, 299)
 
 
-def test_a_damaged_folder_is_refused(tmp_path: Path, jsonl: Any) -> None:
-    prepared = prepare(config(tmp_path, path=str(jsonl("a.jsonl", documents("doc", 90)))))
+def test_a_damaged_folder_is_refused(tmp_path: Path, jsonl: Any, documents: Any, config: Any) -> None:
+    prepared = prepare(config(path=str(jsonl("a.jsonl", documents("doc", 90)))))
     shard = next(prepared.folder.rglob("shard-*.arrow"))
     os.truncate(shard, shard.stat().st_size - 8)
     with pytest.raises(UmbelError, match=r"shard-00000\.arrow: should have \d+ bytes"):
@@ -193,10 +181,10 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, jsonl: Any) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_named(
-    tmp_path: Path, jsonl: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    data = config(tmp_path, path=str(jsonl("a.jsonl", documents("doc", 90))))
+    data = config(path=str(jsonl("a.jsonl", documents("doc", 90))))
     with pytest.raises(UmbelError, match=r"/file.*cannot be written .*data\.cache_dir"):
         prepare(replace(data, cache_dir=str(tmp_path / "file")))
 
@@ -241,30 +229,42 @@ def the_manifest(cache: Path) -> dict[str, Any]:
     return manifest
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_manifest(tmp_path: Path, jsonl: Any) -> None:
+def kill_after(worker: subprocess.Popen[str], lines: int, delay: float) -> None:
+    """SIGKILL a worker ``delay`` seconds after it has said ``lines`` lines."""
+    assert worker.stdout is not None
+    for _ in range(lines):
+        worker.stdout.readline()
+    time.sleep(delay)
+    worker.send_signal(signal.SIGKILL)
+    assert worker.wait() == -signal.SIGKILL
+    worker.stdout.close()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_manifest(
+    tmp_path: Path, jsonl: Any, documents: Any
+) -> None:
     for name in ("a", "b"):
         jsonl(f"{name}.jsonl", documents(name, 1500))
-    began = time.monotonic()
-    assert start(tmp_path, "calm").wait(60) == 0
-    whole = time.monotonic() - began
+    calm = start(tmp_path, "calm")
+    calm.communicate(timeout=60)
     draw = random.Random(0)
-    kills = 0
-    for attempt in range(12):
-        worker = start(tmp_path, "killed")
-        time.sleep(whole * draw.uniform(0.3, 1.0))
-        worker.send_signal(signal.SIGKILL)
-        kills += worker.wait() == -signal.SIGKILL
-        if attempt == 3:
-            # What a kill inside a write leaves, whatever the moments drawn above.
-            for folder in (tmp_path / "killed").glob("prepared/*/a/train"):
-                (folder / ".shard-00099.arrow.1.tmp").write_bytes(b"half")
-                (folder / "shard-00099.arrow").write_bytes(b"not named by the progress")
-    assert kills >= 3
-    assert start(tmp_path, "killed").wait(60) == 0
+    for _ in range(10):
+        kill_after(start(tmp_path, "killed"), draw.randint(0, 7), draw.uniform(0, 0.01))
+    assert not list((tmp_path / "killed").glob(f"prepared/*/{NAME}"))
+    (train,) = (tmp_path / "killed").glob("prepared/*/a/train")
+    # What a kill inside a write leaves, whatever the moments drawn above.
+    (train / ".shard-00099.arrow.1.tmp").write_bytes(b"half")
+    (train / "shard-00099.arrow").write_bytes(b"not named by the progress")
+    (train.parents[1] / ".manifest.json.1.tmp").write_text("half")
+    last = start(tmp_path, "killed")
+    said = last.communicate(timeout=60)[0]
+    assert (calm.returncode, last.returncode) == (0, 0)
+    assert "source a: 49 documents" not in said  # it went on, and did not begin again
     assert the_manifest(tmp_path / "killed") == the_manifest(tmp_path / "calm")
 
 
-def test_two_processes_at_once_do_the_work_once(tmp_path: Path, jsonl: Any) -> None:
+def test_two_processes_at_once_do_the_work_once(tmp_path: Path, jsonl: Any, documents: Any) -> None:
     for name in ("a", "b"):
         jsonl(f"{name}.jsonl", documents(name, 1500))
     workers = [start(tmp_path, "shared") for _ in range(2)]
@@ -272,11 +272,11 @@ def test_two_processes_at_once_do_the_work_once(tmp_path: Path, jsonl: Any) -> N
     assert [worker.returncode for worker in workers] == [0, 0]
     the_manifest(tmp_path / "shared")
     assert sum("training a tokenizer" in lines for lines in said) == 1
-    lines = [line for text in said for line in text.splitlines() if line.startswith("source a:")]
+    lines = [line for text in said for line in text.splitlines() if line.endswith("tokens")]
     assert len(lines) == len(set(lines))
 
 
-def test_nothing_in_this_room_imports_torch(tmp_path: Path, jsonl: Any) -> None:
+def test_nothing_in_this_room_imports_torch(tmp_path: Path, jsonl: Any, documents: Any) -> None:
     path = jsonl("a.jsonl", documents("doc", 200))
     code = f"""
 import importlib, pkgutil, sys, data

@@ -72,6 +72,8 @@ def test_broken_lines_are_named_by_file_and_line(tmp_path: Path, jsonl: Any) -> 
     assert refused(path).startswith(f"{path}:2: must be an object")
     path = jsonl("c.jsonl", [good, {"text": 5}])
     assert refused(path).startswith(f"{path}:2: 'text' must be text, not a number")
+    path = jsonl("s.jsonl", [good, '{"text": "half \\ud83d"}'])
+    assert refused(path).startswith(f"{path}:2: is not valid Unicode")
     path = jsonl("d.jsonl", [good, {"body": "x", "id": 1}])
     assert refused(path).startswith(f"{path}:2: has no column 'text', only: body, id")
     (tmp_path / "e.jsonl").write_bytes(b'{"text": "\xff"}\n')
@@ -111,6 +113,12 @@ def test_the_format_is_found_and_said(tmp_path: Path, jsonl: Any) -> None:
 def test_max_bytes_is_a_bound(jsonl: Any) -> None:
     path = jsonl("a.jsonl", [{"text": "ä" * 10}] * 5)
     assert read(path, max_bytes=51) == ["ä" * 10, "ä" * 10, "ä" * 5]
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", ".hidden"])
+def test_a_source_cannot_be_named_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UmbelError, match="cannot name a source"):
+        open_sources(Data(sources={name: Source(path=str(tmp_path))}))
 
 
 def test_weights() -> None:

@@ -153,6 +153,9 @@ def test_unpacked_micro_batches_are_trimmed_and_padding_is_not_learned(chats: Pr
                 assert (batch.input_ids[index, len(row) - 1 :] == chats.pad_id).all()
                 assert (batch.labels[index, len(row) - 1 :] == IGNORED).all()
                 learned = batch.labels[index][batch.labels[index] != IGNORED]
+                mask = chats.rows("data", "train").mask(refs[index].row)
+                assert mask is not None
+                assert learned.tolist() == row[mask].tolist()
                 text = chats.tokenizer.decode(learned.tolist())
                 assert text.endswith("<|im_end|>\n<|endoftext|>")
                 assert "count" not in text

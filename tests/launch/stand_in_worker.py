@@ -14,7 +14,7 @@ from types import FrameType
 
 from configs.compose import load
 from record.control import stop_requested
-from record.events import latest, next_attempt, read_events, record_event
+from record.events import latest, next_attempt, read_events, record_event, utc_now
 from record.folder import RunFolder
 from record.lock import RunLock
 from record.metrics import MetricsWriter
@@ -68,10 +68,12 @@ def misbehave(folder: RunFolder, fault: str | None, step: int) -> None:
 
 
 def wait_for_end(folder: RunFolder, fault: str | None) -> None:
-    while latest(read_events(folder), "finished", "stopped") is None:
+    began = utc_now()
+    if fault == "kill-1":
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    while (latest(read_events(folder), "finished", "stopped") or {"time": ""})["time"] < began:
         time.sleep(0.05)
-        if fault == "kill-1" and latest(read_events(folder), "start"):
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
+import torch
 
 from data.stream import IGNORED, BatchStream, MicroBatch
 from train.distributed import World
@@ -13,8 +15,15 @@ from train.engine import Engine
 from train.loop import StepRecord
 
 
+class Scorer(Protocol):
+    """A model as evaluation sees it: an engine, or a plain model (`train.evaluate`)."""
+
+    def evaluate(self, batches: Iterable[MicroBatch]) -> tuple[float, int]:
+        """Summed loss in nats, and count of targets."""
+
+
 class Evaluation:
-    """Evaluates every ``every`` steps; ``tell`` is called on rank 0 with step and losses."""
+    """Evaluates every ``every`` steps (0: never); ``tell`` is called on rank 0 with step and losses."""
 
     def __init__(
         self, engine: Engine, stream: BatchStream, world: World, every: int, sequences: int, micro_batch: int,
@@ -26,20 +35,18 @@ class Evaluation:
     def after_step(self, record: StepRecord) -> None:
         if self.every and record.position.step % self.every == 0:
             losses = held_out_losses(self.engine, self.stream, self.world, self.sequences, self.micro_batch)
-            if self.world.is_first:
+            if self.world.is_first and losses:
                 self.tell(record.position.step, losses)
 
 
 def held_out_losses(
-    engine: Engine, stream: BatchStream, world: World, sequences: int, micro_batch: int
+    scorer: Scorer, stream: BatchStream, world: World, sequences: int, micro_batch: int
 ) -> dict[str, float]:
     """Nats per target token on the first held-out sequences of each source that has any. Collective."""
-    import torch
-
     losses = {}
     for source in stream.prepared.sources:
         batches = stream.held_out(source, sequences, micro_batch)
-        total, count = engine.evaluate(_share(batches, world))
+        total, count = scorer.evaluate(_share(batches, world))
         sums = world.sum_floats(torch.tensor([total, count], dtype=torch.float64)).tolist()
         if sums[1]:
             losses[source] = sums[0] / sums[1]

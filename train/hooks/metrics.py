@@ -52,7 +52,9 @@ class Metrics:
         finite = torch.isfinite(losses) & torch.isfinite(norms)
         good = len(records) if finite.all() else int((~finite).nonzero()[0])
         if self.world.is_first and good:
-            lines = self._lines(records[:good], losses.tolist(), norms.tolist(), seconds * good / len(records))
+            lines = self._lines(
+                records[:good], losses.tolist(), norms.tolist(), seconds * good / len(records)
+            )
             for sink in self.sinks:
                 sink(lines)
         if good < len(records):
@@ -91,5 +93,7 @@ class Metrics:
         where = f"step {step}" + (f", rank {', '.join(bad)}" if bad else "")
         what = f"the loss is {loss}" if bad else "the gradient norm is not finite"
         raise RunFailed(
-            what, where=where, fix="the last checkpoint is good: lower optimizer.lr, or look at that step's data"
+            what,
+            where=where,
+            fix="the last checkpoint is good: lower optimizer.lr, or look at that step's data",
         )

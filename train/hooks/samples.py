@@ -11,34 +11,46 @@ from data.tokenizer import TextTokenizer
 from train.distributed import World
 from train.engine import Engine
 from train.loop import StepRecord
+from train.prompt import Prompt, prompt_for
 
 
 class Samples:
-    """Greedy continuations every ``every`` steps; ``tell`` is called on rank 0 with step, prompt and text."""
+    """Greedy continuations every ``every`` steps (0: never).
+
+    Args:
+        sequence_length: how many tokens the model is shown at most.
+        tell: called on rank 0 with step, prompt and text.
+        chats: whether prompts are questions to answer, as in the run's data.
+    """
 
     def __init__(
         self, settings: SampleSettings, engine: Engine, tokenizer: TextTokenizer, world: World,
-        sequence_length: int, tell: Callable[[int, str, str], None],
+        sequence_length: int, tell: Callable[[int, str, str], None], *, chats: bool = False,
     ) -> None:  # fmt: skip
         self.settings, self.engine, self.tokenizer, self.world = settings, engine, tokenizer, world
-        self.sequence_length, self.tell = sequence_length, tell
+        self.sequence_length, self.tell, self.chats = sequence_length, tell, chats
 
     def after_step(self, record: StepRecord) -> None:
         if not self.settings.every or record.position.step % self.settings.every:
             return
-        for prompt in self.settings.prompts:
-            text = self._continue(prompt)
+        for text in self.settings.prompts:
+            prompt = prompt_for(text, self.tokenizer, chats=self.chats)
+            answer = prompt.answer(self._continue(prompt), self.tokenizer)
             if self.world.is_first:
-                self.tell(record.position.step, prompt, text)
+                self.tell(record.position.step, text, answer)
 
     @torch.no_grad()
-    def _continue(self, prompt: str) -> str:
+    def _continue(self, prompt: Prompt) -> list[int]:
         """All processes compute the same, for under ZeRO-3 a forward pass is collective."""
-        ids = self.tokenizer.encode(prompt)
-        start = len(ids)
+        made: list[int] = []
         self.engine.model.eval()
-        for _ in range(self.settings.max_new_tokens):
-            window = torch.tensor([ids[-self.sequence_length :]], device=self.world.device)
-            ids.append(int(self.engine.forward(window)[0, -1].argmax()))
+        while len(made) < self.settings.max_new_tokens and not set(made[-1:]) & set(prompt.ends):
+            made.append(self._next(prompt.ids + made))
         self.engine.model.train()
-        return self.tokenizer.decode(ids[start:])
+        return made
+
+    def _next(self, ids: list[int]) -> int:
+        window = torch.tensor([ids[-self.sequence_length :]], device=self.world.device)
+        likeliest = int(self.engine.forward(window)[0, -1].argmax())
+        # Rounding may break a tie differently elsewhere, and then one process would stop before another.
+        return self.world.first(likeliest)

@@ -1,0 +1,122 @@
+"""What the worker adds to a step: its tokens/s against a plain PyTorch loop, interleaved in one process.
+
+    python benchmarks/step_overhead.py [--rounds 7] [--steps 12] [--model llama_tiny]
+
+Both train the same model on the same batches with the same optimizer, one process. A round times one after the
+other, the order alternating; the figure is the median of the rounds' ratios. The worker's side is
+`train.loop.train` with its metrics and garbage hooks, as `umbel launch` runs it; checkpoints are off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from results import machine, write_result
+
+from configs.compose import compose
+from configs.schema import RunConfig
+from data.prepare import prepare
+from data.sources import weights_of
+from data.stream import BatchStream
+from record.folder import RunFolder
+from record.metrics import MetricsWriter
+from train import distributed
+from train.engine import build_engine
+from train.hooks.garbage import ManualGarbageCollection
+from train.hooks.metrics import Metrics
+from train.loop import train
+from train.model import build_model
+from train.saving import Position
+from train.stop import StopRequest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--overrides", nargs="*", default=[])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = compose(
+            ["experiment=demo", f"run.dir={folder}", "schedule.steps=100000", "parallelism.micro_batch=8"]
+            + options.overrides
+        )
+        worker, plain = Worker(config), PlainLoop(config)
+        for side in (worker, plain):
+            side.run(3)
+        ratios = []
+        for turn in range(options.rounds):
+            order = (worker, plain) if turn % 2 else (plain, worker)
+            rates = {side: side.run(options.steps) for side in order}
+            ratios.append(rates[worker] / rates[plain])
+            print(f"round {turn + 1}: worker {rates[worker]:.0f}, plain {rates[plain]:.0f} tokens/s, {ratios[-1]:.3f}")
+        distributed.stop()
+    result = {
+        "median_ratio": round(statistics.median(ratios), 4),
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "peer": f"plain PyTorch loop, torch {torch.__version__}",
+        "machine": machine(),
+    }
+    print(f"median ratio worker / plain loop: {result['median_ratio']:.3f}")
+    write_result(Path(__file__).stem, result)
+
+
+class Worker:
+    """The real loop on the real engine, a few steps at a time."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, self.folder = config, RunFolder.of(config).create()
+        self.world = distributed.start(config.cluster)
+        data = config.data
+        self.stream = BatchStream(prepare(data), config.schedule, config.run.seed, weights_of(data))
+        self.engine = build_engine(config, self.world, 8)
+        self.position = Position()
+        self.stop = StopRequest(self.folder, polls=True)
+        sinks = [MetricsWriter(self.folder, 1).write]
+        self.hooks = [Metrics(config, self.world, sinks, lambda rate: None), ManualGarbageCollection()]
+
+    def run(self, steps: int) -> float:
+        began, tokens = time.perf_counter(), self.position.tokens
+        last = self.position.step + steps
+        self.position = train(
+            self.config, self.engine, self.stream, self.world, self.position, 8, last, self.stop, self.hooks
+        )
+        return (self.position.tokens - tokens) / (time.perf_counter() - began)
+
+
+class PlainLoop:
+    """What one would write by hand, as fast as PyTorch alone makes it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.model = build_model(config.model, config.run.seed)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+        self.bf16 = config.model.precision == "bf16"
+        data = config.data
+        stream = BatchStream(prepare(data), config.schedule, config.run.seed, weights_of(data))
+        batches = [batch for step in range(1, 5) for batch in stream.micro_batches(step, 0, 1, 8)]
+        self.batches = [(torch.from_numpy(one.input_ids), torch.from_numpy(one.labels)) for one in batches]
+        self.accumulation = len(self.batches) // 4
+
+    def run(self, steps: int) -> float:
+        began, tokens = time.perf_counter(), 0
+        for step in range(steps):
+            for turn in range(self.accumulation):
+                inputs, labels = self.batches[(step * self.accumulation + turn) % len(self.batches)]
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                    logits = self.model(input_ids=inputs).logits
+                loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+                (loss / self.accumulation).backward()
+                tokens += labels.numel()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return tokens / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What a run would be and need, in numbers, before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.errors import UmbelError
+from configs.batch import check_batch, sequences_at
+from configs.check import warnings as config_warnings
+from configs.schema import RunConfig
+from launch.devices import cuda_devices
+from launch.screens.plan import render
+from record.folder import RunFolder
+from record.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from train.memory import Memory
+
+__all__ = ["Plan", "checkpoint_bytes", "make_plan", "render"]
+
+_RECENT = 50
+"""How many of the newest steps tell a run's speed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run in numbers; sizes in bytes, times in seconds. Every field is plain data, for JSON."""
+
+    run: str
+    model: str
+    parallelism: str
+    precision: str
+    world_size: int
+    parameters: int
+    trainable: int
+    micro_batch: int
+    accumulation: int
+    global_batch: int
+    sequence_length: int
+    steps: int
+    sequences: int
+    tokens: int
+    flops_per_token: float
+    memory: dict[str, int]
+    memory_needed: int
+    memory_available: int
+    host_memory_needed: int
+    fits: bool
+    checkpoint_bytes: int
+    checkpoints_kept: int
+    disk_needed: int
+    disk_free: int
+    tokens_per_second: float | None
+    seconds: float | None
+    problem: str | None
+    warnings: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def make_plan(config: RunConfig, world_size: int) -> Plan:
+    """Work out a run on ``world_size`` processes. Builds the model without memory; starts nothing.
+
+    A model that does not fit is no error here: the plan says so in ``fits`` and ``problem``.
+
+    Raises:
+        UmbelError: the model, the batch or the shape makes no sense.
+    """
+    from train.flops import flops_per_token
+    from train.memory import USABLE, device_memory, estimate
+    from train.model import check_shape, meta_model, model_config, parameter_count
+
+    check_batch(config, world_size)
+    check_shape(config)
+    count = parameter_count(meta_model(config.model))
+    available = device_memory(config, -(-world_size // config.cluster.nodes))
+    micro_batch, problem = _micro_batch(config, world_size, available)
+    memory = estimate(config, world_size, micro_batch)
+    sequences = sequences_at(config.schedule, config.schedule.steps)
+    tokens = sequences * config.data.sequence_length
+    rate, done = _rate(RunFolder.of(config), world_size)
+    checkpoint = checkpoint_bytes(config, count.total, count.trainable)
+    return Plan(
+        run=config.run.name,
+        model=_model_name(config),
+        parallelism=_parallelism_name(config),
+        precision=config.model.precision,
+        world_size=world_size,
+        parameters=count.total,
+        trainable=count.trainable,
+        micro_batch=micro_batch,
+        accumulation=config.schedule.global_batch // (micro_batch * world_size),
+        global_batch=config.schedule.global_batch,
+        sequence_length=config.data.sequence_length,
+        steps=config.schedule.steps,
+        sequences=sequences,
+        tokens=tokens,
+        flops_per_token=flops_per_token(model_config(config.model), count, config.data.sequence_length),
+        memory=memory.parts,
+        memory_needed=memory.total,
+        memory_available=available,
+        host_memory_needed=memory.host,
+        fits=memory.total <= USABLE * available,
+        checkpoint_bytes=checkpoint,
+        checkpoints_kept=config.checkpoint.keep_last,
+        disk_needed=checkpoint * (config.checkpoint.keep_last + 1),
+        disk_free=shutil.disk_usage(_existing(Path(config.run.dir))).free,
+        tokens_per_second=rate,
+        seconds=(tokens - done) / rate if rate else None,
+        problem=problem,
+        warnings=config_warnings(config, world_size),
+    )
+
+
+def checkpoint_bytes(config: RunConfig, parameters: int, trainable: int) -> int:
+    """Size of one checkpoint: fp32 weight and two moments of what is trained; frozen weights of one's own."""
+    frozen = 0 if config.model.pretrained else parameters - trainable
+    return 12 * trainable + 4 * frozen
+
+
+def _micro_batch(config: RunConfig, world_size: int, available: int) -> tuple[int, str | None]:
+    """The micro-batch, and why it does not fit where it does not."""
+    from train.memory import USABLE, choose_micro_batch, estimate, too_large
+
+    try:
+        micro_batch = choose_micro_batch(config, world_size, available)
+    except UmbelError as error:
+        return 1, str(error)
+    memory: Memory = estimate(config, world_size, micro_batch)
+    if memory.total <= USABLE * available:
+        return micro_batch, None
+    if micro_batch == 1:
+        return micro_batch, str(too_large(config, world_size, available))
+    return (
+        micro_batch,
+        f"parallelism.micro_batch={micro_batch} does not fit; auto takes the largest that does",
+    )
+
+
+def _rate(folder: RunFolder, world_size: int) -> tuple[float | None, int]:
+    """Median tokens/s of the run's newest steps on as many processes, and the tokens it has seen."""
+    lines = read_metrics(folder) if folder.metrics.is_file() else []
+    rates = [line["tokens_per_second"] for line in lines if line.get("world_size") == world_size]
+    known = [rate for rate in rates[-_RECENT:] if rate]
+    return (statistics.median(known) if known else None), int(lines[-1]["tokens"]) if lines else 0
+
+
+def _model_name(config: RunConfig) -> str:
+    return config.model.pretrained or str(config.model.arch)
+
+
+def _parallelism_name(config: RunConfig) -> str:
+    device = config.cluster.device
+    if device == "auto":
+        device = "cuda" if cuda_devices() or config.cluster.memory_gb else "cpu"
+    return f"{config.parallelism.name} on {device}"
+
+
+def _existing(path: Path) -> Path:
+    """The path itself or its nearest ancestor that is there."""
+    path = path.resolve()
+    return path if path.exists() else _existing(path.parent)

@@ -1,0 +1,223 @@
+"""Other programs read our files as they are: torch.distributed.checkpoint, safetensors, the docs' reader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import distributed
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from checkpoint.safetensors import Tensor, read_header, write_file
+from checkpoint.writer import Fragment
+from support.portable_state import SLICED, State, even_cuts, make_state, save, share_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "checkpoint-format.md"
+
+
+def scattered(state: State, rank: int, world_size: int) -> list[Fragment]:
+    """Rank 0 owns the first and the last third of everything, so it needs two files; rank 1 the rest."""
+    fragments = (
+        [one for one in share_of(state, rank, 1) if one.kind in ("frozen", "buffer")] if rank == 0 else []
+    )
+    for (name, kind), values in state.flat.items():
+        for index, (start, stop) in enumerate(even_cuts(values.size, 3)):
+            if (index == 1) == (rank == 1):
+                data = values[start:stop]
+                fragments.append(Fragment(name, kind, start, data, "F32", data.shape))
+    return fragments
+
+
+@pytest.fixture(params=["even", "scattered"])
+def folder(request: pytest.FixtureRequest, checkpoints: Path) -> Path:
+    return save(checkpoints, make_state(), share=share_of if request.param == "even" else scattered)
+
+
+class Slice(torch.Tensor):
+    """Elements [start, start + n) of a flat tensor of ``numel``, as DCP asks a tensor for its place."""
+
+    start: int
+    whole: torch.Size
+
+    def size(self, *_: Any) -> torch.Size:
+        return self.whole
+
+    def __create_write_items__(self, fqn: str, _: Any) -> list[WriteItem]:
+        data = TensorWriteData(
+            chunk=self.__create_chunk_list__()[0],
+            properties=TensorProperties(dtype=self.dtype),
+            size=self.whole,
+        )
+        index = MetadataIndex(fqn, torch.Size([self.start]))
+        return [WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data)]
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return [ChunkStorageMetadata(torch.Size([self.start]), torch.Size([self.numel()]))]
+
+    def __get_tensor_shard__(self, _: MetadataIndex) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def slice_of(start: int, stop: int, numel: int) -> Slice:
+    tensor = torch.zeros(stop - start).as_subclass(Slice)
+    tensor.start, tensor.whole = start, torch.Size([numel])
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_dcp_loads_every_tensor_whole(folder: Path) -> None:
+    state = make_state()
+    wanted: dict[str, Any] = {f"{n}|{k}": torch.zeros(v.size) for (n, k), v in state.flat.items()}
+    wanted["base.weight|frozen"] = torch.zeros(4, 3, dtype=torch.bfloat16)
+    wanted["position_ids|buffer"] = torch.zeros(1, 4, dtype=torch.int64)
+    dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    for (name, kind), values in state.flat.items():
+        assert wanted[f"{name}|{kind}"].numpy().tobytes() == values.tobytes()
+    assert (wanted["base.weight|frozen"].view(torch.uint16).numpy() == state.frozen["base.weight"]).all()
+    assert wanted["position_ids|buffer"].tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(("start", "stop"), [(0, 4), (4, 17), (6, 7), (13, 21), (0, 21)])
+def test_dcp_cuts_a_flat_tensor_anew(folder: Path, start: int, stop: int) -> None:
+    wanted = {f"wte.weight|{kind}": slice_of(start, stop, 21) for kind in ("master", "exp_avg")}
+    dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    for kind in ("master", "exp_avg"):
+        got = wanted[f"wte.weight|{kind}"].as_subclass(torch.Tensor).numpy()
+        assert got.tobytes() == make_state().flat["wte.weight", kind][start:stop].tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 2), (1, 2), (1, 4), (3, 4)])
+def test_dcp_loads_a_dtensor_of_another_world(folder: Path, rank: int, world_size: int) -> None:
+    distributed.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (world_size,))
+        start, stop = even_cuts(21, world_size)[rank]
+        wanted = {"wte.weight|master": DTensor.from_local(
+            torch.zeros(stop - start), mesh, [Shard(0)], shape=torch.Size([21]), stride=(1,)
+        )}  # fmt: skip
+        dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        got = wanted["wte.weight|master"].to_local().numpy()
+    finally:
+        distributed.destroy_process_group()
+    assert got.tobytes() == make_state().flat["wte.weight", "master"][start:stop].tobytes()
+
+
+def test_the_safetensors_library_opens_every_file(folder: Path) -> None:
+    state = make_state()
+    found: dict[str, int] = {}
+    for entry in json.loads((folder / "manifest.json").read_text())["files"]:
+        with safe_open(folder / entry["name"], "pt") as file:
+            assert set(file.keys()) == set(entry["fragments"])
+            for key, fragment in entry["fragments"].items():
+                tensor = file.get_tensor(key)
+                assert list(tensor.shape) == fragment["shape"]
+                name, _, kind = key.rpartition("|")
+                if (name, kind) in state.flat:
+                    start = fragment["offsets"][0]
+                    expected = state.flat[name, kind][start : start + tensor.numel()]
+                    assert tensor.numpy().tobytes() == expected.tobytes()
+                found[key] = found.get(key, 0) + tensor.numel()
+    assert found["wte.weight|exp_avg_sq"] == 21
+
+
+def test_we_read_what_the_safetensors_library_writes(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {"b": torch.arange(3), "a": torch.zeros(2, 3, dtype=torch.bfloat16), "empty": torch.zeros(0, 2)}
+    save_file(tensors, tmp_path / "x.safetensors", {"key": "value"})
+    with open(tmp_path / "x.safetensors", "rb") as file:
+        header = read_header(file, "x")
+    assert header.metadata == {"key": "value"}
+    assert {key: (one.dtype, one.shape) for key, one in header.entries.items()} == {
+        "b": ("I64", (3,)),
+        "a": ("BF16", (2, 3)),
+        "empty": ("F32", (0, 2)),
+    }
+    begin, end = header.entries["b"].begin, header.entries["b"].end
+    assert np.frombuffer((tmp_path / "x.safetensors").read_bytes()[begin:end], np.int64).tolist() == [0, 1, 2]
+
+
+def test_the_hash_is_that_of_the_file_and_data_starts_aligned(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    data = bytes(range(256)) * 20_000
+    size, sha256 = write_file(path, [Tensor("x", "U8", (len(data),), data)], {"odd": "."})
+    raw = path.read_bytes()
+    assert (size, sha256) == (len(raw), hashlib.sha256(raw).hexdigest())
+    assert raw.endswith(data)
+    assert (len(raw) - len(data)) % 8 == 0
+
+
+def docs_reader() -> str:
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "numpy" in block
+    ]
+    return code
+
+
+def test_the_reader_in_the_docs_is_short_and_reads_everything(folder: Path, tmp_path: Path) -> None:
+    code = docs_reader()
+    assert len(code.splitlines()) <= 60
+    assert set(re.findall(r"^(?:import|from) (\w+)", code, re.M)) == {"json", "os", "struct", "sys", "numpy"}
+    space: dict[str, Any] = {"__name__": "reader"}
+    exec(code, space)
+    read, state = space["read_tensor"], make_state()
+    for (name, kind), values in state.flat.items():
+        assert read(folder, name, kind).tobytes() == values.tobytes()
+        assert list(read(folder, name, kind).shape) == state.shapes[name]
+    bf16 = torch.from_numpy(state.frozen["base.weight"]).view(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(read(folder, "base.weight", "frozen"), bf16)
+    assert read(folder, "position_ids", "buffer").tolist() == [[0, 1, 2, 3]]
+    script = tmp_path / "reader.py"
+    script.write_text(code)
+    shown = subprocess.run(
+        [sys.executable, str(script), str(folder), "position_ids", "buffer"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout == "[[0 1 2 3]]\n"
+
+
+def test_the_example_in_the_docs_is_what_is_written(checkpoints: Path) -> None:
+    values = np.array([0, 0, 0, 0.05, 0.05, 0.05], np.float32)
+    flat = {("w", kind): values for kind in SLICED}
+    state = State({"w": [2, 3]}, flat, {}, {}, [["w"]])
+    raw = (save(checkpoints, state) / "state-00002-of-00002.safetensors").read_bytes()
+    text = DOCS.read_text()
+    example = text[text.index("90 01 00") :]
+    length = int(re.search(r"N = (\d+)", text)[1])
+    assert raw[:8].hex(" ") == example[:23]
+    assert length == int.from_bytes(raw[:8], "little")
+    assert len(raw) == 8 + length + 36
+    assert f"byte {8 + length}" in text
+    assert raw[8 + length :].hex(" ").startswith(re.search(r"(cd .*) …", text)[1])
+    header = json.loads(raw[8 : 8 + length])
+    entry = r'"(w\|\w+)": *{"dtype":"F32","shape":\[3\],"data_offsets":\[(\d+),(\d+)\]'
+    for key, begin, end in re.findall(entry, text):
+        assert header.pop(key) == {"dtype": "F32", "shape": [3], "data_offsets": [int(begin), int(end)]}
+    assert header.keys() == {"__metadata__"}
+
+
+def test_the_room_needs_neither_torch_nor_safetensors() -> None:
+    code = (
+        "import sys, checkpoint.writer, checkpoint.reader, checkpoint.retention, checkpoint.inspect;"
+        "print(sorted({'torch', 'safetensors', 'deepspeed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

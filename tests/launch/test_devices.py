@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from base.errors import UmbelError
+from configs.compose import compose
+from launch import devices
+from launch.devices import Device, cuda_devices, world_size
+
+FOUR = [Device(f"GPU {index}", 80 << 30, 79 << 30) for index in range(4)]
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cuda_devices", lambda: FOUR)
+
+
+@pytest.fixture
+def none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cuda_devices", list)
+
+
+@pytest.mark.parametrize("preset", ["ddp", "zero1", "zero3"])
+@pytest.mark.usefixtures("none")
+def test_one_process_without_devices(preset: str) -> None:
+    assert world_size(compose([f"parallelism={preset}"])) == 1
+
+
+@pytest.mark.usefixtures("four")
+def test_one_process_per_device() -> None:
+    assert world_size(compose(["parallelism=zero3"])) == 4
+    assert world_size(compose(["parallelism=zero3", "cluster.nodes=2"])) == 8
+    assert world_size(compose(["parallelism=zero3", "cluster.device=cpu"])) == 1
+    assert world_size(compose(["parallelism=zero3", "parallelism.processes=2"])) == 2
+
+
+@pytest.mark.usefixtures("four")
+def test_more_processes_than_devices() -> None:
+    with pytest.raises(UmbelError, match="8 processes need as many CUDA devices, but 4 are visible"):
+        world_size(compose(["parallelism=zero3", "parallelism.processes=8"]))
+    assert world_size(compose(["parallelism=zero3", "parallelism.processes=8", "cluster.device=cpu"])) == 8
+
+
+@pytest.mark.usefixtures("none")
+def test_cuda_wanted_and_missing() -> None:
+    with pytest.raises(UmbelError, match="no CUDA device is visible"):
+        world_size(compose(["parallelism=zero3", "cluster.device=cuda"]))
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("", []), ("-1", []), ("2", ["GPU 2"]), ("3,0", ["GPU 3", "GPU 0"]), ("0,-1,2", ["GPU 0"]), ("9", [])],
+)
+def test_visible_devices(monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [device.name for device in devices._visible(FOUR)] == names
+
+
+def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+
+    def no_driver() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert cuda_devices() == []

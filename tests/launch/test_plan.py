@@ -1,0 +1,98 @@
+"""A plan's numbers, and that they can be read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from base.errors import UmbelError
+from base.files import write_text
+from configs.compose import compose
+from launch.plan import Plan, make_plan, render
+
+TINY = ("model=llama_tiny", "data.sequence_length=64", "cluster.memory_gb=4", "schedule.global_batch=16")
+
+
+def plan(folder: Path, *overrides: str, world_size: int = 2) -> Plan:
+    config = compose([*TINY, "parallelism=ddp", f'run.dir="{folder}"', *overrides])
+    return make_plan(config, world_size)
+
+
+def shown(made: Plan) -> str:
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(made))
+    return console.export_text()
+
+
+def test_the_numbers_agree(tmp_path: Path) -> None:
+    made = plan(tmp_path, "schedule.steps=10", "schedule.warmup_steps=1")
+    assert made.micro_batch * made.accumulation * made.world_size == made.global_batch == 16
+    assert (made.sequences, made.tokens) == (160, 160 * 64)
+    assert made.memory_needed == sum(made.memory.values())
+    assert made.checkpoint_bytes == 12 * made.parameters
+    assert made.disk_needed == 4 * made.checkpoint_bytes
+    assert made.fits
+    assert made.seconds is None
+
+
+def test_a_plan_is_json(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    assert json.loads(json.dumps(made.as_json()))["parameters"] == made.parameters
+
+
+def test_the_screen_fits_80_columns_and_says_the_main_things(tmp_path: Path) -> None:
+    text = shown(plan(tmp_path))
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    for said in ("1,836,160 parameters", "fits", "logits and loss", "▏", "not known before"):
+        assert said in text
+
+
+def test_a_model_that_does_not_fit_is_planned_all_the_same(tmp_path: Path) -> None:
+    made = plan(tmp_path, "cluster.memory_gb=0.01")
+    assert not made.fits
+    assert made.problem is not None
+    assert "too large for the memory" in made.problem
+    assert "too large" in shown(made)
+    assert "try" in shown(made)
+
+
+def test_a_fixed_micro_batch_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    made = plan(tmp_path, "parallelism.micro_batch=8", "cluster.memory_gb=0.07")
+    assert not made.fits
+    assert "parallelism.micro_batch=8 does not fit" in str(made.problem)
+
+
+def test_a_run_that_has_begun_knows_how_long_is_left(tmp_path: Path) -> None:
+    lines = [
+        {"step": step, "tokens": step * 1024, "attempt": 1, "world_size": 2, "tokens_per_second": 512.0}
+        for step in range(1, 5)
+    ]
+    write_text(tmp_path / "run" / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    made = plan(tmp_path, "schedule.steps=14", "schedule.warmup_steps=1")
+    assert made.tokens_per_second == 512
+    assert made.seconds == 10 * 1024 / 512
+    assert "20 s left" in shown(made)
+    other = plan(tmp_path, "schedule.steps=14", "schedule.warmup_steps=1", world_size=4)
+    assert other.seconds is None
+
+
+def test_the_plan_leaves_no_trace(tmp_path: Path) -> None:
+    plan(tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nonsense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UmbelError, match="not divisible"):
+        plan(tmp_path, world_size=3)
+    with pytest.raises(UmbelError, match="no such key"):
+        plan(tmp_path, "model.config.hiden_size=3")
+
+
+def test_importing_the_plan_does_not_import_torch() -> None:
+    program = "import sys, launch.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

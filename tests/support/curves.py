@@ -1,0 +1,85 @@
+"""Loss curves of real engines on fixed batches, several cases in one set of processes (starting one is dear)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+VOCABULARY, LENGTH, GLOBAL_BATCH = 320, 16, 8
+LEARNED_SHARE = np.linspace(1.0, 0.1, GLOBAL_BATCH)
+"""How much of each sequence is learned: ranks and micro-batches get very different counts of targets."""
+
+
+def global_batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels [GLOBAL_BATCH, LENGTH] of a step, with uneven masks."""
+    draw = np.random.default_rng(step)
+    # A skewed distribution, so that there is something to learn.
+    rows = np.minimum(draw.geometric(0.05, (GLOBAL_BATCH, LENGTH + 1)), VOCABULARY) - 1
+    learned = draw.random((GLOBAL_BATCH, LENGTH)) < LEARNED_SHARE[:, None]
+    return rows[:, :-1].astype(np.int64), np.where(learned, rows[:, 1:], -100).astype(np.int64)
+
+
+def micro_batches(step: int, rank: int, world_size: int, micro_batch: int) -> tuple[list[Any], int]:
+    """This rank's micro-batches of a step, and the global count of targets."""
+    from data.stream import MicroBatch
+
+    inputs, labels = global_batch(step)
+    each = GLOBAL_BATCH // world_size
+    cuts = range(rank * each, (rank + 1) * each, micro_batch)
+    batches = [
+        MicroBatch(inputs[k : k + micro_batch], labels[k : k + micro_batch], k, _targets(labels[k : k + micro_batch]))
+        for k in cuts
+    ]
+    return batches, _targets(labels)
+
+
+def curves(folder: str, cases: list[list[str]], steps: int) -> list[list[list[float]]]:
+    """[loss, grad_norm] of each step of each case; a case is a list of overrides. Runs in every rank."""
+    import torch
+    from accelerate.state import AcceleratorState
+
+    from train import distributed
+    from train.engine import build_engine
+
+    found = []
+    world = None
+    for overrides in cases:
+        config = case_config(folder, overrides)
+        world = world or distributed.start(config.cluster)
+        micro_batch = config.parallelism.micro_batch
+        engine = build_engine(config, world, micro_batch)
+        found.append(_curve(config, engine, world, micro_batch, range(1, steps + 1)))
+        # Accelerate keeps one DeepSpeed configuration a process.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        del engine
+    torch.distributed.barrier()
+    distributed.stop()
+    return found
+
+
+def case_config(folder: str, overrides: list[str]) -> Any:
+    from pathlib import Path
+
+    from support.runs import tiny
+
+    fixed = ("schedule.steps=50", "schedule.warmup_steps=5", f"schedule.global_batch={GLOBAL_BATCH}")
+    free = ("parallelism.processes=null", "optimizer.lr=1e-2", "optimizer.clip_grad_norm=0.5")
+    return tiny(Path(folder), *fixed, *free, *overrides)
+
+
+def _curve(config: Any, engine: Any, world: Any, micro_batch: int, steps: range) -> list[list[float]]:
+    from train.schedule import learning_rate
+
+    curve = []
+    for step in steps:
+        batches, targets = micro_batches(step, world.rank, world.size, micro_batch)
+        lr = learning_rate(config.schedule, config.optimizer.lr, step)
+        metrics = engine.step(step, batches, targets, lr)
+        loss = world.sum_floats(metrics.loss.double().cpu().reshape(1))
+        curve.append([float(loss), float(metrics.grad_norm)])
+    return curve
+
+
+def _targets(labels: np.ndarray) -> int:
+    return int((labels != -100).sum())

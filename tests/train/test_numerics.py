@@ -1,0 +1,100 @@
+"""The engines against a plain PyTorch loop: the same numbers at every ZeRO stage, world size and accumulation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from support.curves import GLOBAL_BATCH, case_config, curves, global_batch
+from support.processes import run_workers
+
+from train.model import build_model
+
+STEPS = 50
+STAGES = ["ddp", "zero1", "zero2", "zero3"]
+
+
+def plain_loop(folder: Path, lr: float, bf16: bool = False) -> list[list[float]]:
+    """[loss, grad_norm] of 50 steps, in nothing but PyTorch and Transformers."""
+    config = case_config(str(folder), [])
+    model = build_model(config.model, config.run.seed)  # the same initial weights; all else is written out here
+    if bf16:
+        model.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        (spared if name.endswith("bias") or "norm" in name or "ln_" in name else decayed).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}],
+        betas=(0.9, 0.95), eps=1e-8,
+    )  # fmt: skip
+    curve = []
+    for step in range(1, STEPS + 1):
+        decay = 0.5 * (1 + math.cos(math.pi * (step - 5) / (STEPS - 5)))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (step / 5 if step <= 5 else 0.1 + 0.9 * decay)
+        inputs, labels = (torch.from_numpy(array) for array in global_batch(step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(input_ids=inputs).logits.float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append([loss.item(), norm.item()])
+    return curve
+
+
+def cases(world_size: int, stages: list[str], accumulations: tuple[int, ...], *more: str) -> list[list[str]]:
+    return [
+        [f"parallelism={stage}", "parallelism.processes=null", f"parallelism.micro_batch={micro_batch}", *more]
+        for stage in stages
+        for micro_batch in [GLOBAL_BATCH // world_size // accumulation for accumulation in accumulations]
+    ]
+
+
+def assert_close(found: list[list[float]], expected: list[list[float]], tolerance: float, case: list[str]) -> None:
+    for step, ((loss, norm), (plain_loss, plain_norm)) in enumerate(zip(found, expected, strict=True), 1):
+        assert loss == pytest.approx(plain_loss, rel=tolerance), f"loss at step {step} of {case}"
+        assert norm == pytest.approx(plain_norm, rel=100 * tolerance), f"grad_norm at step {step} of {case}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_stage_follows_the_plain_loop_in_fp32(tmp_path: Path, world_size: int) -> None:
+    """ZeRO 0 (plain and DeepSpeed), 1, 2, 3 × accumulation 1 and 4, with clipping, decay, warm-up, uneven masks."""
+    expected = plain_loop(tmp_path, lr=1e-2)
+    assert expected[-1][0] < 0.8 * expected[0][0], "the plain loop must learn, or the test shows nothing"
+    assert any(norm > 0.5 for _, norm in expected), "clipping must act"
+    asked = cases(world_size, STAGES, (1, 4))
+    asked += cases(world_size, ["ddp"], (4,), "parallelism.engine=deepspeed")
+    found = run_workers(world_size, curves, str(tmp_path), asked, STEPS, timeout=400, gloo=False)[0]
+    for case, curve in zip(asked, found, strict=True):
+        assert_close(curve, expected, 1e-5, case)
+
+
+@pytest.mark.slow
+def test_every_stage_follows_the_plain_loop_in_bf16(tmp_path: Path) -> None:
+    expected = plain_loop(tmp_path, lr=2e-3, bf16=True)
+    # At a rate at which rounding does not grow into another trajectory.
+    bf16 = ["model.precision=bf16", "optimizer.lr=2e-3"]
+    asked = cases(2, [*STAGES, "zero3_offload"], (2,), *bf16)
+    asked += cases(2, ["zero2"], (2,), "parallelism.offload_optimizer=true", *bf16)
+    asked += cases(2, ["ddp"], (2,), "parallelism.engine=deepspeed", *bf16)
+    found = run_workers(2, curves, str(tmp_path), asked, STEPS, timeout=400, gloo=False)[0]
+    for case, curve in zip(asked, found, strict=True):
+        for step, ((loss, _), (plain_loss, _)) in enumerate(zip(curve, expected, strict=True), 1):
+            assert loss == pytest.approx(plain_loss, rel=1e-2), f"loss at step {step} of {case}"
+
+
+@pytest.mark.slow
+def test_dropout_draws_do_not_depend_on_the_world_size(tmp_path: Path) -> None:
+    """With the same micro-batch the same draws: they hang on the global slot, not on the rank."""
+    overrides = ["model.config.hidden_dropout=0.2", "parallelism=ddp", "parallelism.processes=null"]
+    dropped = [[*overrides, "parallelism.micro_batch=2"]]
+    plain = [["parallelism=ddp", "parallelism.processes=null", "parallelism.micro_batch=2"]]
+    alone = run_workers(1, curves, str(tmp_path), dropped + plain, 8, gloo=False)[0]
+    together = run_workers(2, curves, str(tmp_path), dropped, 8, gloo=False)[0]
+    assert_close(together[0], alone[0], 1e-5, dropped[0])
+    assert abs(alone[0][0][0] - alone[1][0][0]) > 1e-4, "dropout must act"

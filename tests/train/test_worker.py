@@ -1,0 +1,180 @@
+"""The worker on good days and bad ones, as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import free_port, worker_env
+from support.runs import finish, freeze, tiny, work
+
+from base.files import read_json
+from checkpoint.reader import latest
+from configs.schema import RunConfig
+from record.control import request_stop
+from record.events import read_events
+from record.folder import RunFolder
+from record.lock import RunLock
+from record.metrics import read_metrics
+
+
+def failure(config: RunConfig) -> dict[str, Any]:
+    """The first failure that a run's workers recorded."""
+    return next(event for event in read_events(RunFolder.of(config)) if event["event"] == "failed")
+
+
+def start(config: RunConfig, processes: int) -> list[subprocess.Popen[bytes]]:
+    folder, port = freeze(config), free_port()
+    command = [sys.executable, "-m", "train.worker", str(folder.run_yaml)]
+    return [
+        subprocess.Popen(command, env=os.environ | worker_env(rank, processes, port) | {"PYTHONSAFEPATH": "1"})
+        for rank in range(processes)
+    ]
+
+
+def wait_for(condition: Any, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_run_to_its_end(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "evaluation.every=2", "samples.every=2", 'samples.prompts=["a bloom"]')
+    lines = finish(config)
+    needed = {"step", "sequences", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "data_wait",
+              "world_size", "institution", "attempt"}  # fmt: skip
+    assert needed <= lines[4].keys()
+    assert (lines[4]["sequences"], lines[4]["tokens"]) == (16, 16 * 32)
+    events = {event["event"]: event for event in read_events(RunFolder.of(config))}
+    assert events["finished"]["step"] == 4
+    assert set(events["evaluation"]["losses"]) == {"data"}
+    assert events["sample"]["prompt"] == "a bloom"
+    assert finish(config) == lines, "a finished run started again adds nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["signal", "file"])
+def test_a_stop_saves_collectively_at_the_same_step(tmp_path: Path, how: str) -> None:
+    config = tiny(tmp_path, "schedule.steps=100000", "parallelism=ddp", "parallelism.processes=2", "checkpoint.every=0")
+    folder = RunFolder.of(config)
+    workers = start(config, 2)
+    try:
+        wait_for(lambda: len(read_metrics(folder)) > 3)
+        workers[1].send_signal(signal.SIGTERM) if how == "signal" else request_stop(folder)
+        assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+    stopped = read_events(folder)[-1]
+    assert stopped["event"] == "stopped"
+    newest = latest(folder.checkpoints, verify="full")
+    assert newest is not None
+    assert read_json(newest / "manifest.json")["step"] == stopped["step"] == read_metrics(folder)[-1]["step"]
+    assert not (folder.control / "stop").exists(), "a request is served once"
+
+
+@pytest.mark.slow
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "optimizer.lr=1e25", "schedule.warmup_steps=0", "schedule.steps=50", "checkpoint.every=1",
+                  "tracker.log_every=5")  # fmt: skip
+    assert work(config)[0].returncode == 1
+    failed = failure(config)
+    assert "the loss is nan" in failed["error"] or "the loss is inf" in failed["error"]
+    step = read_metrics(RunFolder.of(config))[-1]["step"]
+    assert f"step {step + 1}, rank 0" in failed["error"]
+    newest = latest(RunFolder.of(config).checkpoints, verify="full")
+    assert newest is None or read_json(newest / "manifest.json")["step"] <= step
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "checkpoint.every=2")
+    finish(config, env={"UMBEL_STOP_AFTER": "2"})
+    folder = freeze(config)
+    # No file beyond 100 KiB, as on a disk that is full but for that.
+    command = f"ulimit -f 100; exec {sys.executable} -m train.worker {folder.run_yaml}"
+    ended = subprocess.run(["bash", "-c", command], check=False, capture_output=True)
+    assert ended.returncode == 2
+    assert "the disk is full" in failure(config)["error"]
+    newest = latest(folder.checkpoints, verify="full")
+    assert newest is not None
+    assert newest.name == "step-00000002"
+    assert len(finish(config)) == 4
+
+
+@pytest.mark.slow
+def test_other_data_than_the_run_began_with_is_refused_by_name(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    finish(config, env={"UMBEL_STOP_AFTER": "2"})
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(corpus.read_text() + '{"text": "one more"}\n')
+    assert work(config)[0].returncode == 2
+    assert "corpus.jsonl" in failure(config)["error"]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_by(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "checkpoint.every=2")
+    whole = finish(config)
+    folder = RunFolder.of(config)
+    shard = folder.checkpoints / "step-00000004" / "state-00001-of-00001.safetensors"
+    damaged = bytearray(shard.read_bytes())
+    damaged[-5] ^= 1
+    shard.write_bytes(damaged)
+    again = finish(config)
+    assert {step: line["loss"] for step, line in again.items()} == {step: line["loss"] for step, line in whole.items()}
+    warnings = [event["text"] for event in read_events(folder) if event["event"] == "warning"]
+    assert any(shard.name in text for text in warnings)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    finish(tiny(tmp_path), env={"UMBEL_STOP_AFTER": "2"})
+    wider = tiny(tmp_path, "model.config.hidden_size=64")
+    assert work(wider)[0].returncode == 2
+    assert "holds transformer." in failure(wider)["error"]
+
+
+@pytest.mark.slow
+def test_two_attempts_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.worker.LOCK_WAIT_SECONDS", 0)
+    from train import worker
+
+    config = tiny(tmp_path)
+    folder = freeze(config)
+    with RunLock(folder).acquire():
+        assert worker.main(folder.run_yaml) == 2
+    assert "is in use" in failure(config)["error"]
+
+
+@pytest.mark.slow
+def test_a_config_that_was_edited_by_hand_is_checked(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    folder = freeze(config)
+    folder.run_yaml.write_text(folder.run_yaml.read_text().replace("warmup_steps", "warmup_step"))
+    command = [sys.executable, "-m", "train.worker", str(folder.run_yaml)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 2
+    assert "did you mean 'warmup_steps'?" in failure(config)["error"]
+
+
+@pytest.mark.slow
+def test_a_batch_ramp_grows_and_resumes(tmp_path: Path) -> None:
+    ramp = ("schedule.global_batch=8", "+schedule.batch_ramp={start: 2, increment: 2, sequences: 18}",
+            "schedule.steps=10", "parallelism.micro_batch=2")  # fmt: skip
+    whole = finish(tiny(tmp_path, "run.name=whole", *ramp))
+    parts = tiny(tmp_path, "run.name=parts", *ramp)
+    finish(parts, env={"UMBEL_STOP_AFTER": "4"})
+    resumed = finish(parts)
+    assert [line["sequences"] for line in whole.values()][:6] != [8 * step for step in range(1, 7)]
+    for step, line in whole.items():
+        assert (resumed[step]["loss"], resumed[step]["sequences"]) == (line["loss"], line["sequences"])
+
+
