@@ -14,10 +14,11 @@ import numpy as np
 
 from base.errors import UmbelError
 from base.files import sha256_json, write_json
-from configs.schema import Data
+from configs.schema import Data, RunConfig
 from data.build import PROGRESS, SplitTotals, build_source
 from data.document import OpenSource, is_held_out, take_bytes
 from data.manifest import NAME, SPLITS, Manifest, definition_of, fingerprint
+from data.pretrained import tokenizer_source
 from data.prepared import Prepared, open_prepared
 from data.sources import key_of, open_sources, weights_of
 from data.tokenizer import FILE, TextTokenizer, load_tokenizer, train_tokenizer
@@ -52,6 +53,11 @@ def prepare(data: Data, *, pretrained: str | None = None, say: Say = lambda _: N
         fix = "free space there, or set data.cache_dir"
         raise UmbelError(f"cannot be written ({error.strerror})", where=where, fix=fix) from error
     return open_prepared(folder)
+
+
+def prepare_run(config: RunConfig, say: Say = lambda _: None) -> Prepared:
+    """`prepare` for a whole run: a pretrained model brings its tokenizer."""
+    return prepare(config.data, pretrained=tokenizer_source(config.model), say=say)
 
 
 def cache_folder(data: Data) -> Path:

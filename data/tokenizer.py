@@ -96,6 +96,9 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     """
     place = Path(path).expanduser()
     folder, file = (place, place / FILE) if place.is_dir() else (place.parent, place)
+    if not place.exists():
+        fix = "give a tokenizer.json or a local Transformers folder (a hub model is downloaded first)"
+        raise UmbelError("no such tokenizer", where=str(path), fix=fix)
     if not file.is_file():
         fix = "for a slow tokenizer, save it once with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         raise UmbelError(f"no {FILE} there", where=str(place), fix=fix)

@@ -7,7 +7,7 @@ from pathlib import Path
 from base.errors import UmbelError
 from configs.compose import compose, load
 from configs.schema import RunConfig
-from data.prepare import prepare
+from data.prepare import prepare_run
 from data.prepared import Prepared
 from data.sources import weights_of
 from data.stream import BatchStream
@@ -25,7 +25,7 @@ def chosen_config(run: str | None, overrides: list[str], config_dir: Path | None
 
 def prepared_rows(config: RunConfig) -> Prepared:
     """The run's tokenized rows, prepared now where they are not yet."""
-    return prepare(config.data, pretrained=config.model.pretrained, say=say)
+    return prepare_run(config, say)
 
 
 def open_stream(config: RunConfig) -> BatchStream:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from base.errors import UmbelError
 from configs.compose import compose, load
 from configs.schema import RunConfig
-from data.prepare import prepare
+from data.prepare import prepare_run
 from launch.devices import cuda_devices
 from launch.local import launch
 from launch.overrides import apply
@@ -19,7 +19,7 @@ PROMPT = "def __init__(self"
 FIRST, SECOND = "zero2", "zero3"
 NEXT = (
     ("let it write", "umbel generate {name} --prompt 'import '"),
-    ("train it longer", "umbel resume {name} --change schedule.steps=400"),
+    ("train it longer", "umbel resume {name} --change schedule.steps={steps}"),
     ("what it was fed", "umbel data inspect --run {name} --step 100"),
     ("what was saved", "umbel checkpoint inspect {name}"),
     ("for transformers", "umbel export {name} --out my-bloom"),
@@ -68,6 +68,12 @@ def free_name(overrides: list[str]) -> str:
     raise UmbelError("holds a thousand demos", where="runs", fix="delete some")
 
 
+def half_done(config: RunConfig) -> bool:
+    """Whether the first half is saved already, by a demo that was interrupted after it."""
+    saved = latest(read_events(RunFolder.of(config)), "checkpoint")
+    return saved is not None and saved["step"] >= config.schedule.steps // 2
+
+
 def train_first_half(config: RunConfig) -> int:
     """Train to half of the steps, save, end. Returns launch's exit code."""
     half = {"UMBEL_STOP_AFTER": str(config.schedule.steps // 2)}
@@ -88,13 +94,13 @@ def what_it_learned(config: RunConfig) -> Learned:
 
     folder = RunFolder.of(config)
     lines = read_metrics(folder)
-    stopped = latest(read_events(folder), "stopped")
-    handover = stopped["step"] if stopped else config.schedule.steps // 2
+    start = latest(read_events(folder), "start")
+    handover = start["step"] if start else 0
     return Learned(
-        unigram_entropy=prepare(config.data).unigram_entropy,
+        unigram_entropy=prepare_run(config).unigram_entropy,
         first_loss=lines[0]["loss"],
         handover_step=handover,
-        handover_loss=next(line["loss"] for line in lines if line["step"] == handover),
+        handover_loss=[line["loss"] for line in lines if line["step"] <= max(1, handover)][-1],
         final_step=lines[-1]["step"],
         final_loss=lines[-1]["loss"],
         held_out=evaluate_run(folder.path, None, config.evaluation.sequences),

@@ -46,7 +46,8 @@ def launch(
     """
     folder, processes = RunFolder.of(config), world_size(config)
     check_batch(config, processes)
-    preflight.check_port()
+    if processes > 1:
+        preflight.check_port()
     for note in warnings(config, processes) if hints else ():
         warn(note)
     changed = _changed_keys(config, folder, change)
@@ -87,10 +88,10 @@ def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
 
 
 def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
-    from data.prepare import prepare
+    from data.prepare import prepare_run
 
     record_event(folder, "phase", name="preparing data")
-    prepare(config.data, pretrained=config.model.pretrained, say=say)
+    prepare_run(config, say)
 
 
 def _run(

@@ -50,7 +50,7 @@ def _is_orphaned(folder: RunFolder) -> bool:
     """Whether the launcher that started the present workers is gone."""
     launcher = holder(folder, "launch")
     if launcher is None:
-        return holder(folder) is not None
+        return False
     return launcher["host"] == socket.gethostname() and not _lives(launcher["pid"])
 
 

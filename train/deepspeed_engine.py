@@ -16,7 +16,9 @@ from train.deepspeed_state import zero_state
 from train.distributed import World
 from train.engine import Engine, adamw, round_weights
 from train.initialize import initialize
-from train.model import build_model, build_skeleton
+from train.memory import REDUCE_BUCKET
+from train.model import build_model, build_skeleton, meta_model
+from train.parameters import parameter_count
 from train.torch_state import TorchState
 
 # DeepSpeed would compile a shared-memory reduction at start: a minute, and a compiler, to save little.
@@ -32,7 +34,8 @@ class DeepSpeedEngine(Engine):
 
     def __init__(self, config: RunConfig, world: World, micro_batch: int) -> None:
         super().__init__(config, world)
-        settings = deepspeed_settings(config, micro_batch)
+        trainable = parameter_count(meta_model(config.model)).trainable
+        settings = deepspeed_settings(config, micro_batch, trainable)
         self.accelerator = Accelerator(
             # cpu=True would choose Accelerate's own CPU path and drop DeepSpeed.
             kwargs_handlers=[
@@ -77,11 +80,11 @@ class DeepSpeedEngine(Engine):
         return self.engine(input_ids=input_ids).logits
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
         # DeepSpeed's own accumulation count stays 1: ours may change from step to step.
         self.engine.set_gradient_accumulation_boundary(last)
+        return contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
         self.engine.backward(loss)
 
     def update(self) -> torch.Tensor:
@@ -98,10 +101,18 @@ class DeepSpeedEngine(Engine):
         return _gather(list(self.model.parameters()))
 
 
-def deepspeed_settings(config: RunConfig, micro_batch: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run (https://www.deepspeed.ai/docs/config-json)."""
+def deepspeed_settings(config: RunConfig, micro_batch: int, trainable: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run (https://www.deepspeed.ai/docs/config-json).
+
+    ``trainable`` is the count of trained parameters.
+    """
     parallelism, bf16 = config.parallelism, config.model.precision == "bf16"
-    zero: dict[str, Any] = {"stage": parallelism.zero_stage, "overlap_comm": parallelism.zero_stage == 3}
+    zero: dict[str, Any] = {
+        "stage": parallelism.zero_stage,
+        "overlap_comm": parallelism.zero_stage == 3,
+        # Allocated whole, at every stage: no more than there are gradients.
+        "reduce_bucket_size": min(REDUCE_BUCKET, trainable),
+    }
     if parallelism.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if parallelism.offload_parameters:

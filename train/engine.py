@@ -14,6 +14,7 @@ from configs.schema import Optimizer, RunConfig
 from data.stream import MicroBatch
 from train.distributed import World
 from train.loss import cross_entropy_sum
+from train.masking import whole_rows
 from train.parameters import parameter_groups
 from train.seeds import seed_draws
 from train.state import State
@@ -56,14 +57,16 @@ class Engine(abc.ABC):
             with self.accumulating(last):
                 loss = self.loss_sum(batch) / targets
                 # Data parallelism averages gradients over processes; the loss is a sum over them.
-                self.backward(loss * self.world.size, last)
+                self.backward(loss * self.world.size)
             total += loss.detach()
         return StepMetrics(total, self.update())
 
     def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
         """Summed cross-entropy of a micro-batch, in nats."""
         input_ids, labels = self._to_device(batch)
-        return cross_entropy_sum(self.forward(input_ids), labels)
+        with whole_rows():
+            logits = self.forward(input_ids)
+        return cross_entropy_sum(logits, labels)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[MicroBatch]) -> tuple[float, int]:
@@ -95,7 +98,7 @@ class Engine(abc.ABC):
         """Around one micro-batch: gradients are reduced over processes at the last one only."""
 
     @abc.abstractmethod
-    def backward(self, loss: torch.Tensor, last: bool) -> None: ...
+    def backward(self, loss: torch.Tensor) -> None: ...
 
     @abc.abstractmethod
     def update(self) -> torch.Tensor:

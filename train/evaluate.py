@@ -10,7 +10,7 @@ import torch
 from base.errors import UmbelError
 from configs.schema import RunConfig
 from data.manifest import check_unchanged
-from data.prepare import prepare
+from data.prepare import prepare_run
 from data.sources import weights_of
 from data.stream import BatchStream, MicroBatch
 from record.events import latest, read_events
@@ -66,7 +66,7 @@ class PlainScorer:
 
 def _stream(loaded: RunModel) -> BatchStream:
     config = loaded.config
-    prepared = prepare(config.data, pretrained=config.model.pretrained)
+    prepared = prepare_run(config)
     check_unchanged(loaded.data, prepared.manifest)
     return BatchStream(prepared, config.schedule, config.run.seed, weights_of(config.data))
 

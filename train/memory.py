@@ -29,7 +29,7 @@ CPU_MICRO_BATCH = 8
 """More sequences at once gain nothing on a CPU."""
 
 REDUCE_BUCKET = 500_000_000
-"""Elements of DeepSpeed's reduction buffer, its default ``reduce_bucket_size``."""
+"""Elements of DeepSpeed's reduction buffer (``reduce_bucket_size``) at most: its own default."""
 
 LIVE_PARAMETERS = 1_000_000_000
 """Parameters that ZeRO-3 keeps gathered, its default ``stage3_max_live_parameters``."""
@@ -97,12 +97,14 @@ def too_large(config: RunConfig, world_size: int, memory_bytes: int) -> UmbelErr
     """The error of a model of which not even one sequence fits, with settings that help most first."""
     needed = estimate(config, world_size, 1)
     tries = [(text, estimate(other, world_size, 1).total) for text, other in _lighter(config, world_size)]
+    tries = [(text, total) for text, total in tries if total < needed.total]
     tries.sort(key=lambda attempt: attempt[1] > USABLE * memory_bytes)
+    offers = ", ".join(f"{text} ({human_bytes(total)})" for text, total in tries[:3])
     return UmbelError(
         f"too large for the memory: with one sequence at a time a process needs {human_bytes(needed.total)} "
         f"({needed.told()}); usable are {human_bytes(USABLE * memory_bytes)} of {human_bytes(memory_bytes)}",
         where="model",
-        fix="try " + ", ".join(f"{text} ({human_bytes(total)})" for text, total in tries[:3]),
+        fix=f"try {offers}" if offers else "use devices with more memory",
     )
 
 
@@ -165,13 +167,14 @@ def _deepspeed(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
     host = _offloaded(parallelism, parts)
     largest = max(parameter_shape(parameter).numel() for parameter in meta.parameters())
     gathered = min(count.total, max(LIVE_PARAMETERS, largest)) if stage == 3 and world_size > 1 else 0
+    bucket = min(REDUCE_BUCKET, count.trainable)
     pass_ = _pass(config, micro_batch, torch.bfloat16 if bf16 else torch.float32)
     return Memory(
         **parts,
         activations=pass_.activations,
         loss=pass_.loss,
         working=pass_.working,
-        buffers=4 * REDUCE_BUCKET + weight * gathered,
+        buffers=4 * bucket + weight * gathered,
         host=host,
     )
 

@@ -13,7 +13,7 @@ from base.files import read_json, write_json
 from configs.batch import check_batch
 from configs.schema import RunConfig
 from data.manifest import check_unchanged
-from data.prepare import prepare
+from data.prepare import prepare_run
 from data.prepared import Prepared, check_vocabulary
 from data.sources import weights_of
 from data.stream import BatchStream
@@ -91,7 +91,7 @@ class Session:
         """Rank 0 prepares, the others find it done. The run's first manifest stays with the run."""
         for turn in (True, False):
             if self.world.is_first is turn:
-                prepared = prepare(self.config.data, pretrained=self.config.model.pretrained)
+                prepared = prepare_run(self.config)
             self.world.barrier()
         check_vocabulary(prepared, vocab_size(self.config.model))
         record = self.folder.path / "data.json"

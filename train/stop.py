@@ -30,5 +30,5 @@ class StopRequest:
                 self.reason = "umbel stop"
         return self.reason is not None
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.reason = signal.Signals(number).name

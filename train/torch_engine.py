@@ -47,7 +47,7 @@ class TorchEngine(Engine):
             return self.replica.no_sync()
         return contextlib.nullcontext()
 
-    def backward(self, loss: torch.Tensor, last: bool) -> None:
+    def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
     def update(self) -> torch.Tensor:

@@ -21,7 +21,7 @@ def demo(overrides: Overrides = None) -> None:
     name = steps.free_name(overrides or [])
     config = steps.config_of(name, overrides or [])
     err.rule(f"[bold]1[/] train on 2 processes, ZeRO stage 2, to step {config.schedule.steps // 2}")
-    if code := steps.train_first_half(config):
+    if not steps.half_done(config) and (code := steps.train_first_half(config)):
         raise typer.Exit(code)
     err.rule("[bold]2[/] go on with 1 process, ZeRO stage 3: same run, same numbers")
     if code := steps.train_second_half(config):
@@ -30,5 +30,5 @@ def demo(overrides: Overrides = None) -> None:
     say("measuring the loss on held-out text…")
     learned = steps.what_it_learned(config)
     out.print(learned_screen(learned))
-    useful_commands(name, steps.NEXT)
+    useful_commands(name, steps.NEXT, steps=2 * config.schedule.steps)
     raise typer.Exit(0 if learned.well_below else 1)

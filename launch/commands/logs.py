@@ -32,4 +32,4 @@ def logs(
     def goes_on() -> bool:
         return follow and run_state(folder, read_events(folder)) in ("running", "starting")
 
-    print_log(choose_log(folder, rank, attempt), goes_on)
+    print_log(lambda: choose_log(folder, rank, attempt), goes_on)

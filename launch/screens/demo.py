@@ -46,4 +46,7 @@ def _verdict(learned: Learned) -> Text:
         return Text(
             f"✓ It learned: on text it never saw, {gap:.1f} nats below mere frequencies.", style="green"
         )
-    return Text("✗ It did not get well below mere frequencies; more steps: schedule.steps=400.", style="red")
+    return Text(
+        "✗ It did not get well below mere frequencies; more steps may: umbel demo schedule.steps=1000.",
+        style="red",
+    )

@@ -31,14 +31,25 @@ def choose_log(folder: RunFolder, rank: int | None, attempt: int | None) -> Path
     raise UmbelError(f"no log of rank {rank or 0} in attempt {number}", where=folder.name, fix=fix)
 
 
-def print_log(log: Path, goes_on: Callable[[], bool]) -> None:
-    """Print a file, and then what is added to it for as long as ``goes_on()``."""
+def print_log(choose: Callable[[], Path], goes_on: Callable[[], bool]) -> None:
+    """Print the chosen file, and then what is added to it for as long as ``goes_on()``.
+
+    It is chosen anew each time: rank 0 opens its log some seconds after the launcher did.
+    """
+    printed: dict[Path, int] = {}
+    while True:
+        last_round, log = not goes_on(), choose()
+        printed[log] = _print_from(log, printed.get(log, 0))
+        if last_round:
+            return
+        time.sleep(0.3)
+
+
+def _print_from(log: Path, start: int) -> int:
+    """Print a file from a byte on; returns where it ends."""
     with open(log, "rb") as file:
-        while True:
-            last_round = not goes_on()
-            while chunk := file.read(1 << 16):
-                sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-            if last_round:
-                return
-            time.sleep(0.3)
+        file.seek(start)
+        while chunk := file.read(1 << 16):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return file.tell()

@@ -11,9 +11,11 @@ _AFTER_START = (
 )
 
 
-def useful_commands(name: str, commands: tuple[tuple[str, str], ...] = _AFTER_START) -> None:
-    """A small tree: what for, and what to type."""
+def useful_commands(name: str, commands: tuple[tuple[str, str], ...] = _AFTER_START, **facts: object) -> None:
+    """A small tree: what for, and what to type, with ``{name}`` and ``facts`` filled in."""
     width = max(len(purpose) for purpose, _ in commands)
     for number, (purpose, text) in enumerate(commands):
         branch = "└─" if number == len(commands) - 1 else "├─"
-        err.print(f"{branch} {purpose.ljust(width)}  [cyan]{text.format(name=name)}[/]", soft_wrap=True)
+        err.print(
+            f"{branch} {purpose.ljust(width)}  [cyan]{text.format(name=name, **facts)}[/]", soft_wrap=True
+        )

@@ -18,14 +18,14 @@ def test_a_checkpoint_tells_what_it_holds(checkpoints: Path) -> None:
     assert (told["step"], told["tokens"], told["run_name"]) == (100, 102400, "demo")
     assert told["manifest_sha256"] == sha256_file(folder / "manifest.json")
     assert told["topology"] == {"world_size": 3, "zero_stage": 2, "engine": "deepspeed"}
-    assert told["parameters"] == {"tensors": 4, "trained": 27, "frozen": 12}
+    assert told["parameters"] == {"tensors": 5, "trained": 27, "frozen": 17}
     assert [group["names"] for group in told["groups"]] == [1, 2]
     assert told["groups"][0]["hyperparameters"]["betas"] == [0.9, 0.95]
     assert told["bytes_by_kind"] == {
         "buffer": 56,
         "exp_avg": 108,
         "exp_avg_sq": 108,
-        "frozen": 24,
+        "frozen": 34,
         "master": 108,
     }
     assert told["bytes"] == sum(path.stat().st_size for path in folder.glob("state-*"))

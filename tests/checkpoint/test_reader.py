@@ -60,7 +60,7 @@ def test_any_shapes_by_any_split_read_back_in_any_slice(
 def test_whole_tensors_keep_dtype_and_shape(checkpoints: Path) -> None:
     state = make_state()
     with StateReader(save(checkpoints, state)) as reader:
-        assert reader.names("frozen") == ["base.weight"]
+        assert reader.names("frozen") == ["base.bias", "base.weight"]
         assert reader.names("buffer") == ["position_ids", "rotary.inv_freq"]
         assert reader.names("master") == sorted(state.shapes)
         assert reader.kinds("scale") == ["exp_avg", "exp_avg_sq", "master"]

@@ -67,7 +67,7 @@ def test_frozen_weights_saved_by_two_ranks_are_refused(checkpoints: Path) -> Non
         extra = [one for one in share_of(state, 0, 1) if one.kind == "frozen"] if rank else []
         return share_of(state, rank, world_size) + extra
 
-    with pytest.raises(RunFailed, match=r"'base.weight' is saved twice"):
+    with pytest.raises(RunFailed, match=r"'base.bias' is saved twice"):
         save(checkpoints, make_state(), share=share)
 
 

@@ -138,6 +138,9 @@ def test_too_little_or_no_text_is_refused_and_leaves_nothing(
         prepare(replace(data, path=str(jsonl("b.jsonl", []))))
     with pytest.raises(UmbelError, match=r"c\.jsonl:901: is not JSON"):
         prepare(replace(data, path=str(jsonl("c.jsonl", [*documents("doc", 900), "{"]))))
+    good, short = (Source(path=str(jsonl(f"{n}.jsonl", documents(str(n), n)))) for n in (90, 1))
+    with pytest.raises(UmbelError, match=r"data\.sources\.short: too little text"):
+        prepare(replace(data, path=None, sources={"good": good, "short": short}, sequence_length=99))
     assert not list((tmp_path / "cache").rglob("*.arrow"))
     assert not list((tmp_path / "cache").rglob(NAME))
 

@@ -69,6 +69,8 @@ def test_a_bare_tokenizer_json_loads(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UmbelError, match="org/name: no such tokenizer"):
+        load_tokenizer("org/name")
     with pytest.raises(UmbelError, match=r"no tokenizer\.json there"):
         load_tokenizer(tmp_path)
     (tmp_path / FILE).write_text("{}")

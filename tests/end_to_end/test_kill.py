@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.runs import TINY, write_corpus
 
 from checkpoint.reader import StateReader, latest
 from record.events import read_events
 from record.folder import RunFolder
 from record.lock import is_held
 from record.metrics import read_metrics
+from support.runs import TINY, write_corpus
 
 KILLS = int(os.environ.get("KILLS", "20"))
 STEPS = 100_000  # never reached

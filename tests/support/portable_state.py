@@ -31,7 +31,11 @@ def make_state(seed: int = 0, shapes: dict[str, list[int]] | None = None) -> Sta
         for name, shape in shapes.items()
         for kind in SLICED
     }
-    frozen = {"base.weight": random.integers(0, 1 << 16, (4, 3), dtype=np.uint16)}
+    # bf16 of an odd count: whatever follows it in a file would lie unaligned.
+    frozen = {
+        "base.weight": random.integers(0, 1 << 16, (4, 3), dtype=np.uint16),
+        "base.bias": random.integers(0, 1 << 16, 5, dtype=np.uint16),
+    }
     buffers = {"rotary.inv_freq": random.standard_normal(3), "position_ids": np.arange(4).reshape(1, 4)}
     names = sorted(shapes)
     return State(shapes, flat, frozen, buffers, [names[:1], names[1:]])

@@ -7,25 +7,22 @@ import gc
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from configs.compose import compose, save
+from configs.compose import compose
 from configs.schema import RunConfig
 from record.events import next_attempt
 from record.folder import RunFolder
-from support.processes import Finished, run_commands
-from support.runs import TINY, tiny
+from support.runs import TINY, freeze
 from train.distributed import World
 from train.export import export
 from train.session import Session
 from train.stop import SIGNALS
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"), control=None)
-ROOT = Path(__file__).resolve().parents[2]
 LLAMA = (
     "model=llama_tiny",
     "model.config.hidden_size=32",
@@ -54,25 +51,18 @@ def train_here(config: RunConfig) -> RunFolder:
     return folder
 
 
-def run_worker(config: RunConfig, **env: str) -> Finished:
-    """``python -m train.worker`` on the frozen run."""
-    command = [sys.executable, "-m", "train.worker", str(freeze(config).run_yaml)]
-    return run_commands(1, command, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **env})[0]
-
-
-def freeze(config: RunConfig) -> RunFolder:
-    folder = RunFolder.of(config).create()
-    save(config, folder.run_yaml)
-    return folder
-
-
 @functools.cache
 def base_model() -> Path:
     """A small Llama that answers, but wrongly, exported: somebody's pretrained model."""
     home = Path(os.environ["HOME"]) / "base"
     corpus = chats(home / "chats.jsonl", shift=1)
     places = (f'run.dir="{home / "runs"}"', f'data.path="{corpus}"', "run.name=base", "optimizer.lr=1e-2")
-    shape = ("schedule.steps=100", "schedule.global_batch=16", "data.packing=false", "data.sequence_length=64")
+    shape = (
+        "schedule.steps=100",
+        "schedule.global_batch=16",
+        "data.packing=false",
+        "data.sequence_length=64",
+    )
     folder = train_here(compose([*LLAMA, *places, *shape]))
     return export(folder.path, home / "model", dtype="fp32")
 
@@ -89,7 +79,9 @@ def chats(path: Path, count: int = 64, *, shift: int = 0) -> Path:
     return path
 
 
-def finetune(folder: Path, experiment: str = "finetune", *overrides: str, base: Path | None = None) -> RunConfig:
+def finetune(
+    folder: Path, experiment: str = "finetune", *overrides: str, base: Path | None = None
+) -> RunConfig:
     """What ``umbel launch experiment=… model.pretrained=… data.path=…`` composes, small enough for a test."""
     return compose([
         f"experiment={experiment}",
@@ -113,6 +105,3 @@ def logits(model: Any, seed: int = 0) -> torch.Tensor:
     ids = torch.randint(0, 300, (2, 24), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return model.eval()(input_ids=ids).logits.float()
-
-
-__all__ = ["LLAMA", "base_model", "chats", "finetune", "freeze", "logits", "run_worker", "tiny", "train_here"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from support.curves import GLOBAL_BATCH, case_config, curves, global_batch
 from support.processes import run_workers
-
 from train.model import build_model
 
 STEPS = 50

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.runs import finish, tiny
 
 from base.files import read_json
 from configs.schema import RunConfig
 from record.events import read_events
 from record.folder import RunFolder
+from support.runs import finish, tiny
 
 STEPS, HALF = 20, 10
 SAME = ("loss", "lr", "grad_norm", "sequences", "tokens")

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import free_port, worker_env
-from support.runs import finish, freeze, tiny, work
 
 from base.files import read_json
 from checkpoint.reader import latest
@@ -22,6 +20,8 @@ from record.events import read_events
 from record.folder import RunFolder
 from record.lock import RunLock
 from record.metrics import read_metrics
+from support.processes import free_port, worker_env
+from support.runs import finish, freeze, tiny, work
 
 
 def failure(config: RunConfig) -> dict[str, Any]:

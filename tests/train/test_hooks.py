@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from base.errors import RunFailed
+from configs.schema import Samples as SampleSettings
+from data.stream import IGNORED, MicroBatch
+from data.tokenizer import CHATML, TextTokenizer, train_tokenizer
+from support.small_models import ALONE
+from train.distributed import World
+from train.engine import StepMetrics
+from train.hooks.checkpoints import Checkpoints
+from train.hooks.evaluation import Evaluation, held_out_losses
+from train.hooks.metrics import Metrics
+from train.hooks.samples import Samples
+from train.loop import StepRecord
+from train.saving import Position
+
+
+def at(step: int, loss: float = 1.0, grad_norm: float = 1.0) -> StepRecord:
+    metrics = StepMetrics(torch.tensor(loss), torch.tensor(grad_norm))
+    return StepRecord(Position(step, step * 4, step * 100), 100, 1e-3, metrics, 0.0, 0.0)
+
+
+def one_of(rank: int, size: int) -> World:
+    return dataclasses.replace(ALONE, rank=rank, size=size)
+
+
+# Evaluation ---------------------------------------------------------------------------------------------
+
+
+def held_out(rows: int, micro_batch: int) -> list[MicroBatch]:
+    """Row r has r + 1 targets."""
+    batches = []
+    for first in range(0, rows, micro_batch):
+        labels = np.full((min(micro_batch, rows - first), rows), IGNORED, np.int64)
+        for index, row in enumerate(labels):
+            row[: first + index + 1] = 7
+        batches.append(MicroBatch(np.zeros_like(labels), labels, first, int((labels != IGNORED).sum())))
+    return batches
+
+
+class Scorer:
+    """A model whose loss is 2 nats at every target, and which counts its forward passes."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def evaluate(self, batches: Any) -> tuple[float, int]:
+        batches = list(batches)
+        self.passes += len(batches)
+        count = sum(batch.targets for batch in batches)
+        assert count == sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+        return 2.0 * count, count
+
+
+def stream(**rows: int) -> Any:
+    return SimpleNamespace(
+        prepared=SimpleNamespace(sources=list(rows)),
+        held_out=lambda source, sequences, micro_batch: held_out(min(sequences, rows[source]), micro_batch),
+    )
+
+
+class Summing:
+    """A world that notes what its processes hand in to be summed."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size, self.is_first, self.handed_in = rank, size, rank == 0, []
+
+    def sum_floats(self, values: torch.Tensor) -> torch.Tensor:
+        self.handed_in.append(values)
+        return values
+
+
+@given(rows=st.integers(0, 9), micro_batch=st.integers(1, 4), size=st.integers(1, 5))
+def test_processes_share_the_held_out_rows_in_equally_many_passes(
+    rows: int, micro_batch: int, size: int
+) -> None:
+    worlds, passes = [Summing(rank, size) for rank in range(size)], []
+    for world in worlds:
+        scorer = Scorer()
+        held_out_losses(scorer, stream(a=rows), cast(World, world), 8, micro_batch)
+        passes.append(scorer.passes)
+    assert len(set(passes)) == 1
+    shown = min(rows, 8)
+    total = sum(world.handed_in[0] for world in worlds).tolist()
+    assert total == [shown * (shown + 1), shown * (shown + 1) / 2]
+
+
+def test_each_source_has_its_loss_and_one_without_rows_has_none() -> None:
+    assert held_out_losses(Scorer(), stream(a=3, b=0, c=1), ALONE, 64, 2) == {"a": 2.0, "c": 2.0}
+
+
+def test_evaluation_comes_every_n_steps_and_is_told_once() -> None:
+    for rank, told in ((0, [2, 4]), (1, [])):
+        heard: list[int] = []
+        tell = lambda step, _, heard=heard: heard.append(step)  # noqa: E731
+        hook = Evaluation(cast(Any, Scorer()), stream(a=3), one_of(rank, 1), 2, 64, 2, tell)
+        for step in range(1, 6):
+            hook.after_step(at(step))
+        assert heard == told
+
+
+@pytest.mark.parametrize(("every", "rows"), [(0, 3), (2, 0)])
+def test_nothing_to_evaluate_is_nothing_to_tell(every: int, rows: int) -> None:
+    hook = Evaluation(
+        cast(Any, Scorer()), stream(a=rows), ALONE, every, 64, 2, lambda *told: pytest.fail(str(told))
+    )
+    hook.after_step(at(2))
+
+
+# Samples ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return train_tokenizer(["to be or not to be"], 300, chats=True)
+
+
+class Script:
+    """An engine that says the given ids one after the other, whatever it is shown, and notes what it saw."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids, self.seen, self.model = ids, [], torch.nn.Linear(1, 1)
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        assert not self.model.training
+        self.seen.append(window[0].tolist())
+        logits = torch.zeros(*window.shape, 300)
+        logits[0, -1, self.ids[len(self.seen) - 1]] = 1.0
+        return logits
+
+
+def sample(
+    engine: Script, tokenizer: TextTokenizer, prompt: str, **options: Any
+) -> list[tuple[int, str, str]]:
+    told: list[tuple[int, str, str]] = []
+    world = options.pop("world", ALONE)
+    length = options.pop("sequence_length", 64)
+    hook = Samples(
+        SampleSettings(every=2, prompts=[prompt], max_new_tokens=4), cast(Any, engine), tokenizer, world,
+        length, lambda *fact: told.append(fact), **options,
+    )  # fmt: skip
+    for step in (1, 2, 3):
+        hook.after_step(at(step))
+    assert engine.model.training
+    return told
+
+
+def ids(text: str, tokenizer: TextTokenizer) -> list[int]:
+    return list(tokenizer.backend.encode(text).ids)
+
+
+def test_a_continuation_is_as_long_as_asked_and_told_by_rank_0(tokenizer: TextTokenizer) -> None:
+    said = ids("abcdef", tokenizer)
+    assert sample(Script(said), tokenizer, "to be") == [(2, "to be", tokenizer.decode(said[:4]))]
+    assert sample(Script(said), tokenizer, "to be", world=one_of(1, 2)) == []
+
+
+def test_it_stops_at_the_end_of_the_text(tokenizer: TextTokenizer) -> None:
+    engine = Script([*ids("ab", tokenizer), tokenizer.eos_id, *ids("cd", tokenizer)])
+    assert sample(engine, tokenizer, "to be") == [(2, "to be", "ab")]
+    assert len(engine.seen) == 3
+
+
+def test_an_empty_prompt_begins_a_document(tokenizer: TextTokenizer) -> None:
+    engine = Script(ids("abcd", tokenizer))
+    assert sample(engine, tokenizer, "") == [(2, "", "abcd")]
+    assert engine.seen[0] == [tokenizer.eos_id]
+
+
+def test_the_model_is_never_shown_more_than_its_sequence_length(tokenizer: TextTokenizer) -> None:
+    engine = Script(ids("abcd", tokenizer))
+    sample(engine, tokenizer, "or not or not", sequence_length=3)
+    assert [len(window) for window in engine.seen] == [3, 3, 3, 3]
+    assert engine.seen[0] == ids("or not or not", tokenizer)[-3:]
+    assert engine.seen[1][-1] == engine.ids[0]
+
+
+def test_a_run_on_chats_answers_its_prompts(tokenizer: TextTokenizer) -> None:
+    chat = dataclasses.replace(tokenizer, chat_template=CHATML)
+    end = tokenizer.backend.token_to_id("<|im_end|>")
+    engine = Script([*ids("ab", tokenizer), end, 0, 0])
+    assert sample(engine, chat, "be?", chats=True) == [(2, "be?", "ab")]
+    shown = tokenizer.decode(engine.seen[0])
+    assert shown == "<|im_start|>user\nbe?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_all_processes_take_the_token_of_the_first(tokenizer: TextTokenizer) -> None:
+    """Else one could stop before another, which then waits for it in a collective forward pass."""
+
+    class Second(World):
+        def first(self, value: int) -> int:
+            return tokenizer.eos_id
+
+    engine = Script(ids("abcd", tokenizer))
+    sample(engine, tokenizer, "to be", world=Second(1, 1, 2, torch.device("cpu"), None))
+    assert len(engine.seen) == 1
+
+
+# Metrics and checkpoints --------------------------------------------------------------------------------
+
+
+def metrics(tiny_config: Any, lines: list[dict[str, Any]]) -> Metrics:
+    return Metrics(tiny_config, ALONE, [lines.extend], lambda _: None)
+
+
+def test_a_line_for_each_step_and_soon_for_the_first(tiny_config: Any) -> None:
+    lines: list[dict[str, Any]] = []
+    tiny_config.tracker.log_every = 3
+    hook = metrics(tiny_config, lines)
+    shown = []
+    for step in range(1, 6):
+        hook.after_step(at(step, loss=step))
+        shown.append(len(lines))
+    assert shown == [1, 1, 3, 3, 3]
+    hook.flush()
+    assert [(line["step"], line["tokens"], line["loss"]) for line in lines] == [
+        (step, step * 100, float(step)) for step in range(1, 6)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "grad_norm", "said"),
+    [
+        (float("nan"), 1.0, "step 3, rank 0: the loss is nan"),
+        (1.0, float("inf"), "step 3: the gradient norm is not finite"),
+    ],
+)
+def test_a_number_that_is_none_stops_the_run_before_it_is_saved(
+    tiny_config: Any, loss: float, grad_norm: float, said: str
+) -> None:
+    lines: list[dict[str, Any]] = []
+    tiny_config.tracker.log_every = 10
+    hook = metrics(tiny_config, lines)
+    saver = SimpleNamespace(save=lambda *_: pytest.fail("saved"))
+    checkpoints = Checkpoints(cast(Any, saver), cast(Any, None), 4, Position(), hook.flush)
+    for record in (at(2), at(3, loss, grad_norm), at(4)):
+        hook.after_step(record)
+    with pytest.raises(RunFailed, match=said):
+        checkpoints.after_step(at(4))
+    assert [line["step"] for line in lines] == [2]
+
+
+def test_a_position_is_saved_once() -> None:
+    saved: list[int] = []
+    saver = SimpleNamespace(save=lambda _, position: saved.append(position.step))
+    checkpoints = Checkpoints(cast(Any, saver), cast(Any, None), 2, at(2).position, lambda: None)
+    for step in (2, 3, 4):
+        checkpoints.after_step(at(step))
+    checkpoints.save(at(4).position)
+    checkpoints.save(at(5).position)
+    assert saved == [4, 5]
