@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from base.errors import UmbelError
 from configs.schema import Lora
-from train.initialize import module_seed, preserved_random_state
+from train.initialize import preserved_random_state
+from train.seeds import derive
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
@@ -34,7 +35,7 @@ def add_adapters(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedMod
         with preserved_random_state(), warnings.catch_warnings():
             # peft 0.21 asks Transformers by a name that goes away in its version 6.
             warnings.simplefilter("ignore", FutureWarning)
-            torch.default_generator.manual_seed(module_seed(seed, "adapters"))
+            torch.default_generator.manual_seed(derive(seed, "adapters"))
             adapted: Any = get_peft_model(model, settings)
     except ValueError as error:
         raise UmbelError(

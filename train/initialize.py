@@ -8,7 +8,6 @@ are built nor what was drawn before matters. What is drawn is the architecture's
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from base.errors import UmbelError
+from train.seeds import derive
 
 Gather = Callable[[list[nn.Parameter]], AbstractContextManager[object]]
 
@@ -53,12 +53,6 @@ def initialize(model: PreTrainedModel, seed: int, gather: Gather | None = None) 
                 _fill(unit, seed)
 
 
-def module_seed(seed: int, name: str) -> int:
-    """The generator seed of the module called ``name``: 63 bits of sha256."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _units(module: nn.Module, owner: PreTrainedModel, name: str) -> Iterator[Unit]:
     """Each transformer block (a child of a ModuleList) is one unit, each module outside of them another."""
     owner = module if isinstance(module, PreTrainedModel) else owner
@@ -88,7 +82,7 @@ def _parameters_of(unit: Unit) -> dict[str, nn.Parameter]:
 
 def _fill(unit: Unit, seed: int) -> None:
     for name, module, owner in unit:
-        torch.default_generator.manual_seed(module_seed(seed, name))
+        torch.default_generator.manual_seed(derive(seed, "weights", name))
         owner._init_weights(module)
 
 

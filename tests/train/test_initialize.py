@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from base.errors import UmbelError
 from configs.schema import Model
-from train.initialize import initialize, module_seed
+from train.initialize import initialize
 from train.model import build_model, build_skeleton, model_config
+from train.seeds import derive
 
 LLAMA = {
     "hidden_size": 64,
@@ -92,7 +93,7 @@ def test_layers_of_one_shape_differ() -> None:
     assert not torch.equal(
         weights["model.layers.0.mlp.up_proj.weight"], weights["model.layers.1.mlp.up_proj.weight"]
     )
-    assert len({module_seed(1, name) for name in weights}) == len(weights)
+    assert len({derive(1, "weights", name) for name in weights}) == len(weights)
 
 
 def test_weights_are_the_same_where_they_lie_in_bf16() -> None:

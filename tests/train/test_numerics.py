@@ -97,4 +97,4 @@ def test_dropout_draws_do_not_depend_on_the_world_size(tmp_path: Path) -> None:
     alone = run_workers(1, curves, str(tmp_path), dropped + plain, 8, gloo=False)[0]
     together = run_workers(2, curves, str(tmp_path), dropped, 8, gloo=False)[0]
     assert_close(together[0], alone[0], 1e-5, dropped[0])
-    assert abs(alone[0][0][0] - alone[1][0][0]) > 1e-4, "dropout must act"
+    assert abs(alone[0][-1][0] - alone[1][-1][0]) > 1e-3, "dropout must act"
