@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from results import machine, write_result
@@ -60,7 +61,7 @@ def first_step(name: str) -> dict[str, float]:
     marks += [(event["name"], when(event)) for event in read_events(folder) if event["event"] == "phase"]
     marks.append(("", when(read_metrics(folder)[0])))
     parts: dict[str, float] = {}
-    for (part, start), (_, end) in zip(marks, marks[1:], strict=False):
+    for (part, start), (_, end) in pairwise(marks):
         parts[part] = parts.get(part, 0.0) + end - start
     return {**parts, "total": marks[-1][1] - began}
 

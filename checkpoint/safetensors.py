@@ -123,10 +123,9 @@ def read_header(file: BufferedReader, where: str) -> Header:
     """
     size = plain_size(file)
     start = file.read(8)
-    _refuse_pickle(start, where)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER, size - 8):
-        raise Damaged("is not a safetensors file (its header length is impossible)", where=where)
+        raise _no_safetensors(start, where)
     return parse_header(file.read(length), size, where)
 
 
@@ -149,11 +148,12 @@ def parse_header(raw: bytes, file_size: int, where: str) -> Header:
     return Header(metadata, entries)
 
 
-def _refuse_pickle(start: bytes, where: str) -> None:
+def _no_safetensors(start: bytes, where: str) -> Damaged:
+    """Say what it looks like. Only a guess: a real header of 640 bytes starts like a pickle, too."""
     if start[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} or start[:4] == b"PK\x03\x04":
-        raise Damaged(
-            "is a pickle, not a safetensors file", where=where, fix="pickles run code, none is ever loaded"
-        )
+        fix = "pickles run code, none is ever loaded"
+        return Damaged("is a pickle, not a safetensors file", where=where, fix=fix)
+    return Damaged("is not a safetensors file (its header length is impossible)", where=where)
 
 
 def _metadata(value: Any, where: str) -> dict[str, str]:

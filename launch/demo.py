@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from base.errors import UmbelError
 from configs.compose import compose, load
@@ -16,6 +18,7 @@ from record.folder import RunFolder
 from record.metrics import read_metrics
 
 PROMPT = "def __init__(self"
+WINDOW = 20
 FIRST, SECOND = "zero2", "zero3"
 NEXT = (
     ("let it write", "umbel generate {name} --prompt 'import '"),
@@ -30,7 +33,10 @@ NEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """Losses in nats per token, and a continuation of `PROMPT`."""
+    """Losses in nats per token, and a continuation of `PROMPT`.
+
+    ``handover_loss`` and ``final_loss`` are means over the `WINDOW` steps before: one small batch is noise.
+    """
 
     unigram_entropy: float
     first_loss: float
@@ -100,9 +106,13 @@ def what_it_learned(config: RunConfig) -> Learned:
         unigram_entropy=prepare_run(config).unigram_entropy,
         first_loss=lines[0]["loss"],
         handover_step=handover,
-        handover_loss=[line["loss"] for line in lines if line["step"] <= max(1, handover)][-1],
+        handover_loss=_mean_loss(lines, max(1, handover)),
         final_step=lines[-1]["step"],
-        final_loss=lines[-1]["loss"],
+        final_loss=_mean_loss(lines, lines[-1]["step"]),
         held_out=evaluate_run(folder.path, None, config.evaluation.sequences),
         sample=generate(folder.path, PROMPT, 60, None, 0.7, 1),
     )
+
+
+def _mean_loss(lines: list[dict[str, Any]], step: int) -> float:
+    return statistics.fmean([line["loss"] for line in lines if step - WINDOW < line["step"] <= step])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from base.errors import UmbelError
@@ -51,9 +52,7 @@ def launch(
     for note in warnings(config, processes) if hints else ():
         warn(note)
     changed = _changed_keys(config, folder, change)
-    if not yes and next_attempt(folder) == 1:
-        check_fits(config, folder, processes)
-    folder.create()
+    _make_room(config, folder, processes, yes)
     with preflight.take(folder, say) as lock:
         if _is_finished(folder, config):
             say(f"{folder.name} is finished; for a new run set run.name, for more steps:")
@@ -80,6 +79,20 @@ def _changed_keys(config: RunConfig, folder: RunFolder, change: bool) -> list[tu
             fix=f"set run.name, or go on with the old keys: umbel resume {folder.handle}",
         )
     return changed
+
+
+def _make_room(config: RunConfig, folder: RunFolder, processes: int, yes: bool) -> None:
+    """Create the run folder; a new run that does not fit leaves none."""
+    is_new = not folder.path.exists()
+    folder.create()
+    if yes or next_attempt(folder) > 1:
+        return
+    try:
+        check_fits(config, folder, processes)
+    except UmbelError:
+        if is_new:
+            shutil.rmtree(folder.path)
+        raise
 
 
 def _is_finished(folder: RunFolder, config: RunConfig) -> bool:

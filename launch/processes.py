@@ -73,7 +73,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=False,
+            start_new_session=True,
             pass_fds=keep,
             preexec_fn=None if detach else _die_with(os.getpid()),
         )

@@ -57,7 +57,7 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
         tokens_per_second=last.get("tokens_per_second"),
         mfu=last.get("mfu"),
         eta=pace * (total - step) if pace is not None else None,
-        phase=phase["name"] if phase and phase["time"] >= last.get("time", "") else None,
+        phase=phase["name"] if phase and phase["time"] > last.get("time", "") else None,
         attempt=start.get("attempt"),
         world_size=start.get("world_size"),
         zero_stage=start.get("zero_stage"),

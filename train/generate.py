@@ -36,7 +36,7 @@ def generate(
         seed: of the draws: same seed, same text.
 
     Raises:
-        UmbelError: no such model, no fast tokenizer, or a prompt as long as the model's positions.
+        UmbelError: no such model, an adapter alone, no fast tokenizer, or a prompt as long as the model's positions.
     """
     _check(max_new_tokens, temperature)
     quiet()
@@ -79,6 +79,9 @@ class _Speaker(NamedTuple):
 
 def _speaker(run: str | Path, step: int | None) -> _Speaker:
     folder = Path(run)
+    if (folder / "adapter_config.json").is_file():
+        fix = "export the run merged, or name the run itself"
+        raise UmbelError("is an adapter without its base", where=str(run), fix=fix)
     if (folder / "run.yaml").is_file() or not (folder / "config.json").is_file():
         loaded = load_model(run, step)
         return _Speaker(loaded.model, loaded.tokenizer, loaded.chats)

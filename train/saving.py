@@ -18,7 +18,7 @@ from checkpoint import manifest as manifests
 from checkpoint.format import BUFFER, step_name
 from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
-from checkpoint.writer import Fragment, clean, commit, write_share
+from checkpoint.writer import Fragment, clean, commit, discard, write_share
 from configs.compose import is_defining
 from configs.plain import flatten, to_dict
 from configs.schema import RunConfig
@@ -72,10 +72,12 @@ class Saver:
         """
         began = time.perf_counter()
         checkpoints, world = self.folder.checkpoints, self.world
-        shapes = trainable_shapes(engine.model)
-        self._together(
-            lambda: write_share(checkpoints, position.step, world.rank, world.size, self._fragments(engine), shapes)
-        )
+        try:
+            self._together(lambda: self._write_share(engine, position.step))
+        except UmbelError:
+            if world.is_first:
+                discard(checkpoints, position.step)
+            raise
         self._together(lambda: self._commit(engine, position, began) if world.is_first else None)
 
     def find(self) -> Path | None:
@@ -124,6 +126,10 @@ class Saver:
             raise error
         if failed:
             raise PeerFailed("another process failed", where=str(self.folder.checkpoints))
+
+    def _write_share(self, engine: Engine, step: int) -> None:
+        shapes, fragments = trainable_shapes(engine.model), self._fragments(engine)
+        write_share(self.folder.checkpoints, step, self.world.rank, self.world.size, fragments, shapes)
 
     def _fragments(self, engine: Engine) -> Iterator[Fragment]:
         for piece in engine.state.owned():

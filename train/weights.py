@@ -77,7 +77,7 @@ def load_model(run: str | Path, step: int | None = None) -> RunModel:
         model = _untrained(config)
         check_parameters(manifest, model, checkpoint)
         with torch.no_grad():
-            _fill(model, reader)
+            fill(model, reader)
     position = Position(manifest["step"], manifest["sequences"], manifest["tokens"])
     return RunModel(model.eval(), config, folder, position, manifest["run_id"])
 
@@ -113,7 +113,8 @@ def _untrained(config: RunConfig) -> PreTrainedModel:
     return model
 
 
-def _fill(model: PreTrainedModel, reader: StateReader) -> None:
+def fill(model: torch.nn.Module, reader: StateReader) -> None:
+    """Read what was trained, and the persistent buffers, into a model in fp32; the rest stays as it is."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             read_into(reader, name, MASTER, 0, parameter)

@@ -30,8 +30,8 @@ def _losses(learned: Learned) -> Table:
     rows = [
         ("knowing only how frequent each token is", entropy),
         ("at step 1", learned.first_loss),
-        (f"at step {learned.handover_step}, handed over: 2 processes to 1", learned.handover_loss),
-        (f"at step {learned.final_step}, the end", learned.final_loss),
+        (f"by step {learned.handover_step}, handed over: 2 processes to 1", learned.handover_loss),
+        (f"by step {learned.final_step}, the end", learned.final_loss),
         *((f"held-out text, {source}", loss) for source, loss in sorted(learned.held_out.items())),
     ]
     for name, loss in rows:

@@ -129,6 +129,7 @@ def test_the_safetensors_library_opens_every_file(folder: Path) -> None:
             for key, fragment in entry["fragments"].items():
                 tensor = file.get_tensor(key)
                 assert list(tensor.shape) == fragment["shape"]
+                assert tensor.data_ptr() % tensor.element_size() == 0
                 name, _, kind = key.rpartition("|")
                 if (name, kind) in state.flat:
                     start = fragment["offsets"][0]
@@ -163,6 +164,18 @@ def test_the_hash_is_that_of_the_file_and_data_starts_aligned(tmp_path: Path) ->
     assert (size, sha256) == (len(raw), hashlib.sha256(raw).hexdigest())
     assert raw.endswith(data)
     assert (len(raw) - len(data)) % 8 == 0
+
+
+def test_headers_of_every_length_are_read_back(tmp_path: Path) -> None:
+    """Among them 640 bytes, whose length bytes are those of a pickle."""
+    path, lengths = tmp_path / "x.safetensors", set()
+    for padding in range(0, 1400, 8):
+        write_file(path, [Tensor("x", "U8", (3,), b"abc")], {"padding": "." * padding})
+        with open(path, "rb") as file:
+            entry = read_header(file, "x").entries["x"]
+        assert path.read_bytes()[entry.begin : entry.end] == b"abc"
+        lengths.add(entry.begin - 8)
+    assert {0x280, 0x380, 0x480, 0x580} <= lengths
 
 
 def docs_reader() -> str:

@@ -218,8 +218,11 @@ def big_state() -> State:
     return make_state(shapes={"wte.weight": [300, 100]})
 
 
-def test_too_little_room_is_said_before_anything_is_written(small_disk: Path) -> None:
+def test_too_little_room_is_said_before_anything_is_written(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = save(small_disk, make_state())
+    monkeypatch.setattr(writer, "write_fragments", lambda *_: pytest.fail("a file was begun"))
     with pytest.raises(UmbelError, match=r"needs 35\d\.\d KiB, 2\d\d\.\d KiB are free; free some space"):
         save(small_disk, big_state(), step=101, world_size=1)
     assert os.listdir(small_disk) == ["step-00000100"]

@@ -9,28 +9,27 @@ from record.events import next_attempt, read_events, record_event
 from record.folder import RunFolder
 from record.metrics import MetricsWriter, last_metrics, lineage, read_metrics
 
-Kill = tuple[int, int, bool]
+Attempt = tuple[int, bool]
+"""Steps until it is killed (0: at its start), and whether it finds the newest checkpoint damaged."""
 
 
 @given(
-    kills=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 4), st.booleans()), max_size=8),
-    last=st.integers(1, 12),
+    attempts=st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=8),
     every=st.integers(1, 5),
 )
-def test_each_step_is_shown_once_by_the_attempt_that_counts(kills: list[Kill], last: int, every: int) -> None:
-    """Simulate a run: attempts of random length, checkpoints every few steps, kills between the two files.
+def test_each_step_is_shown_once_by_the_attempt_that_counts(attempts: list[Attempt], every: int) -> None:
+    """Simulate a run: attempts of random length, a checkpoint every few steps, kills anywhere.
 
-    The truth is kept beside it: a list of who made each step of the state that the next attempt loads.
+    The truth is kept beside it: a list of who made each step of the state that an attempt loads.
     """
     metrics: list[dict[str, int]] = []
     events: list[dict[str, object]] = []
     saved: list[int] = []  # saved[i]: attempt that computed step i + 1 of the newest checkpoint
     truth: list[int] = []
-    for attempt, (length, _, announced) in enumerate([*kills, (last, 1, True)], 1):
+    for attempt, (length, damaged) in enumerate(attempts, 1):
+        saved = saved[: max(0, len(saved) - every)] if damaged else saved
         events.append({"event": "start", "attempt": attempt, "step": len(saved)})
         truth = list(saved)
-        if not announced:
-            continue  # killed before its first step
         for _ in range(length):
             truth.append(attempt)
             metrics.append({"step": len(truth), "attempt": attempt})
@@ -39,6 +38,11 @@ def test_each_step_is_shown_once_by_the_attempt_that_counts(kills: list[Kill], l
     shown = lineage(metrics, events)
     assert [line["step"] for line in shown] == list(range(1, len(truth) + 1))
     assert [line["attempt"] for line in shown] == truth
+
+
+def test_of_two_attempts_at_one_step_the_newer_counts() -> None:
+    lines = [{"step": 1, "attempt": 2}, {"step": 1, "attempt": 1}]
+    assert lineage(lines, []) == lineage(reversed(lines), []) == [{"step": 1, "attempt": 2}]
 
 
 def test_lines_beyond_the_resumed_step_are_discarded(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import train.export as exporting
 from base.errors import UmbelError
+from checkpoint.reader import StateReader
 from configs.compose import compose
 from record.folder import RunFolder
+from support.portable_state import make_state, save
 from support.runs import tiny
 from support.small_models import LLAMA, base_model, chats, finetune, logits, train_here
 from train.export import export
-from train.weights import load_model
+from train.weights import fill, load_model
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,37 @@ def test_a_chat_model_also_ends_with_its_turn(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_model())
     ends = GenerationConfig.from_pretrained(base_model()).eos_token_id
     assert sorted(ends) == sorted([tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")])
+
+
+def test_how_the_base_ends_and_samples_is_kept(tmp_path: Path) -> None:
+    base = Path(shutil.copytree(base_model(), tmp_path / "base"))
+    GenerationConfig(eos_token_id=[0, 7], do_sample=True, top_p=0.5).save_pretrained(base)
+    folder = train_here(finetune(tmp_path, "finetune", "schedule.steps=1", base=base))
+    kept = GenerationConfig.from_pretrained(export(folder.path, tmp_path / "out"))
+    assert (kept.eos_token_id, kept.do_sample, kept.top_p) == ([0, 3, 7], True, 0.5)
+
+
+def test_a_base_whose_sampling_contradicts_itself_can_be_exported(tmp_path: Path) -> None:
+    """Some published ones name a temperature and do not sample; Transformers refuses to save that."""
+    base = Path(shutil.copytree(base_model(), tmp_path / "base"))
+    (base / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "eos_token_id": 7}))
+    folder = train_here(finetune(tmp_path, "finetune", "schedule.steps=1", base=base))
+    kept = GenerationConfig.from_pretrained(export(folder.path, tmp_path / "out"))
+    assert (kept.eos_token_id, kept.temperature) == ([0, 3, 7], None)
+
+
+def test_buffers_come_from_the_checkpoint(tmp_path: Path) -> None:
+    state = make_state()
+    with StateReader(save(tmp_path, state)) as reader:
+        model = torch.nn.Module()
+        model.rotary = torch.nn.Module()
+        model.rotary.register_buffer("inv_freq", torch.zeros(3, dtype=torch.float64))
+        model.register_buffer("position_ids", torch.zeros(1, 4, dtype=torch.int64))
+        model.register_buffer("mask", torch.ones(2), persistent=False)
+        fill(model, reader)
+    assert torch.equal(model.rotary.inv_freq, torch.from_numpy(state.buffers["rotary.inv_freq"]))
+    assert model.position_ids.tolist() == [[0, 1, 2, 3]]
+    assert model.mask.tolist() == [1, 1]
 
 
 def test_adapters_merged_and_alone_compute_what_the_run_does(adapted: RunFolder, tmp_path: Path) -> None:

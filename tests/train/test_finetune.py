@@ -25,6 +25,7 @@ from record.folder import RunFolder
 from record.metrics import read_metrics
 from support.runs import freeze, work
 from support.small_models import base_model, finetune, train_here
+from train.evaluate import evaluate_run
 from train.export import export
 from train.generate import generate
 from train.session import STOP_AFTER
@@ -94,6 +95,16 @@ def test_only_adapters_are_trained_and_saved(adapted: RunFolder) -> None:
     assert all(torch.equal(frozen[name], stored[name]) for name in stored)
     moved = [parameter.abs().sum() for name, parameter in model.named_parameters() if ".lora_B." in name]
     assert all(amount > 0 for amount in moved)
+
+
+def test_in_bf16_the_frozen_base_is_what_the_run_computed_with(tmp_path: Path) -> None:
+    overrides = ("model.precision=bf16", "schedule.steps=2", "evaluation.every=2", "data.held_out=0.2")
+    folder = train_here(finetune(tmp_path, "finetune_lora", *overrides))
+    (event,) = [event for event in read_events(folder) if event["event"] == "evaluation"]
+    assert evaluate_run(folder.path) == pytest.approx(event["losses"], rel=1e-6)
+    for name, parameter in load_model(folder.path).model.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, parameter.bfloat16().float()), name
 
 
 def test_a_stopped_run_of_adapters_goes_on_bit_for_bit(

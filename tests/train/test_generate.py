@@ -103,6 +103,9 @@ def test_a_long_answer_ends_with_the_models_positions(tmp_path: Path) -> None:
 def test_no_such_model_and_a_pickle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UmbelError, match="no such run"):
         generate(tmp_path / "nothing", "x")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UmbelError, match="is an adapter without its base"):
+        generate(tmp_path, "x")
     folder = tmp_path / "pickled"
     shutil.copytree(base_model(), folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
