@@ -25,7 +25,14 @@ from record.folder import RunFolder
 from record.metrics import read_metrics
 
 UMBEL = [sys.executable, "-m", "umbel"]
-LAUNCH = ["launch", "--yes", "experiment=demo", "schedule.steps=2", "schedule.warmup_steps=1", "parallelism=single"]
+LAUNCH = [
+    "launch",
+    "--yes",
+    "experiment=demo",
+    "schedule.steps=2",
+    "schedule.warmup_steps=1",
+    "parallelism=single",
+]
 
 
 def main() -> None:
@@ -34,7 +41,9 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     helps = [seconds([*UMBEL, "--help"]) for _ in range(repeats)]
     pythons = [seconds([sys.executable, "-c", "pass"]) for _ in range(repeats)]
-    print(f"umbel --help: {statistics.median(helps):.3f} s (python alone: {statistics.median(pythons):.3f} s)")
+    print(
+        f"umbel --help: {statistics.median(helps):.3f} s (python alone: {statistics.median(pythons):.3f} s)"
+    )
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         seconds([*UMBEL, *LAUNCH, "run.name=warm"])
@@ -42,7 +51,10 @@ def main() -> None:
     medians = {name: round(statistics.median(part[name] for part in parts), 2) for name in parts[0]}
     for name, value in medians.items():
         print(f"{name:>28}: {value:.2f} s")
-    help_result = {"median": round(statistics.median(helps), 3), "python_alone": round(statistics.median(pythons), 3)}
+    help_result = {
+        "median": round(statistics.median(helps), 3),
+        "python_alone": round(statistics.median(pythons), 3),
+    }
     write_result("startup", {"help_seconds": help_result, "launch_seconds": medians, "machine": machine()})
 
 

@@ -1,9 +1,9 @@
 """What the worker adds to a step: its tokens/s against a plain PyTorch loop, interleaved in one process.
 
-    python benchmarks/step_overhead.py [--rounds 7] [--steps 12] [--model llama_tiny]
+    python benchmarks/step_overhead.py [--rounds 7] [--steps 12] [--overrides model=llama_tiny …]
 
-Both train the same model on the same batches with the same optimizer, one process. A round times one after the
-other, the order alternating; the figure is the median of the rounds' ratios. The worker's side is
+Both train the same model on the same kind of batches with the same optimizer, one process. A round times one
+after the other, the order alternating; the figure is the median of the rounds' ratios. The worker's side is
 `train.loop.train` with its metrics and garbage hooks, as `umbel launch` runs it; checkpoints are off.
 """
 
@@ -43,8 +43,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = compose(
-            ["experiment=demo", f"run.dir={folder}", "schedule.steps=100000", "parallelism.micro_batch=8"]
-            + options.overrides
+            [
+                "experiment=demo",
+                f"run.dir={folder}",
+                "schedule.steps=100000",
+                "parallelism.micro_batch=8",
+                *options.overrides,
+            ]
         )
         worker, plain = Worker(config), PlainLoop(config)
         for side in (worker, plain):
@@ -54,7 +59,9 @@ def main() -> None:
             order = (worker, plain) if turn % 2 else (plain, worker)
             rates = {side: side.run(options.steps) for side in order}
             ratios.append(rates[worker] / rates[plain])
-            print(f"round {turn + 1}: worker {rates[worker]:.0f}, plain {rates[plain]:.0f} tokens/s, {ratios[-1]:.3f}")
+            print(
+                f"round {turn + 1}: worker {rates[worker]:.0f}, plain {rates[plain]:.0f} tokens/s, {ratios[-1]:.3f}"
+            )
         distributed.stop()
     result = {
         "median_ratio": round(statistics.median(ratios), 4),
@@ -78,7 +85,7 @@ class Worker:
         self.position = Position()
         self.stop = StopRequest(self.folder, polls=True)
         sinks = [MetricsWriter(self.folder, 1).write]
-        self.hooks = [Metrics(config, self.world, sinks, lambda rate: None), ManualGarbageCollection()]
+        self.hooks = [Metrics(config, self.world, sinks, lambda _: None), ManualGarbageCollection()]
 
     def run(self, steps: int) -> float:
         began, tokens = time.perf_counter(), self.position.tokens

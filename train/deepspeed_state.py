@@ -58,7 +58,7 @@ class ZeroState(abc.ABC):
 
 
 class Stage12State(ZeroState):
-    """Stages 1 and 2: each parameter group is one flat tensor, cut into equal partitions across parameters."""
+    """Stages 1 and 2: each parameter group is one flat tensor, cut into equal partitions."""
 
     def owned(self) -> Iterator[Slice]:
         groups = self.zero.bit16_groups if hasattr(self.zero, "bit16_groups") else self.zero.bf16_groups

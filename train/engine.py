@@ -1,4 +1,4 @@
-"""One step, whatever runs it: the same loss, the same clipping, the same update on one process or a thousand."""
+"""One step, whatever runs it: the same loss, clipping and update on one process or a thousand."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def generate(
         seed: of the draws: same seed, same text.
 
     Raises:
-        UmbelError: no such model, an adapter alone, no fast tokenizer, or a prompt as long as the model's positions.
+        UmbelError: no such model, an adapter alone, no fast tokenizer, or a prompt that fills the model's
+            positions.
     """
     _check(max_new_tokens, temperature)
     quiet()

@@ -45,7 +45,7 @@ def train(
     stop: StopRequest,
     hooks: Sequence[Hook],
 ) -> Position:
-    """Train from ``position`` to ``last_step``, or until all processes agree to stop; returns where it ended."""
+    """Train to ``last_step``, or until all processes agree to stop; returns the position where it ended."""
     steps = range(position.step + 1, last_step + 1)
     with stream.prefetch(steps, world.rank, world.size, micro_batch) as prefetched:
         for step, batches in zip(steps, prefetched, strict=False):

@@ -30,8 +30,16 @@ from train.engine import Engine
 from train.parameters import parameter_shape
 from train.state import persistent_buffers
 
-_SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64",
-                torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+_SAFETENSORS = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _HYPERPARAMETERS = ("betas", "eps", "weight_decay")
 
 
@@ -179,6 +187,7 @@ class Saver:
                 fix="bring back the data, or start a new run under another run.name",
             )
 
+
 class PeerFailed(UmbelError):
     """A step that all processes take together failed on another one, which says why."""
 
@@ -237,7 +246,11 @@ def software() -> dict[str, str]:
 def _groups(engine: Engine) -> list[dict[str, Any]]:
     steps = engine.state.group_steps()
     return [
-        {"names": group["names"], "step": step, "hyperparameters": {key: group[key] for key in _HYPERPARAMETERS}}
+        {
+            "names": group["names"],
+            "step": step,
+            "hyperparameters": {key: group[key] for key in _HYPERPARAMETERS},
+        }
         for group, step in zip(engine.optimizer.param_groups, steps, strict=True)
     ]
 

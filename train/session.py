@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 
-from base.errors import UmbelError
 from base.files import read_json, write_json
 from configs.batch import check_batch
 from configs.schema import RunConfig
@@ -22,6 +21,7 @@ from record.events import record_event
 from record.folder import RunFolder
 from record.identity import run_id
 from record.metrics import MetricsWriter
+from train.architecture import check_shape, model_config, vocab_size
 from train.distributed import World
 from train.engine import build_engine
 from train.flops import flops_per_token, mfu, peak_flops
@@ -32,7 +32,6 @@ from train.hooks.metrics import Metrics, Sink
 from train.hooks.samples import Samples
 from train.loop import Hook, train
 from train.memory import choose_micro_batch, device_memory
-from train.architecture import check_shape, model_config, vocab_size
 from train.parameters import parameter_count
 from train.prompt import trained_on_chats
 from train.saving import Position, Saver
@@ -77,13 +76,23 @@ class Session:
         hooks: list[Hook] = [metrics, checkpoints, *self._observers(), ManualGarbageCollection()]
         self._phase("first step")
         position = train(
-            config, self.engine, self.stream, self.world, position, self.micro_batch, last_step, self.stop, hooks
+            config,
+            self.engine,
+            self.stream,
+            self.world,
+            position,
+            self.micro_batch,
+            last_step,
+            self.stop,
+            hooks,
         )
         checkpoints.save(position)
         if position.step < steps:
             if self.world.is_first:
                 clear_stop(self.folder)
-            self._record("stopped", step=position.step, reason=self.stop.reason or "another process was asked to")
+            self._record(
+                "stopped", step=position.step, reason=self.stop.reason or "another process was asked to"
+            )
         else:
             self._record("finished", step=position.step)
 
@@ -154,16 +163,24 @@ class Session:
         evaluation, samples = self.config.evaluation, self.config.samples
         return [
             Evaluation(
-                self.engine, self.stream, self.world, evaluation.every, evaluation.sequences,
-                self.micro_batch, self._evaluated,
+                self.engine,
+                self.stream,
+                self.world,
+                evaluation.every,
+                evaluation.sequences,
+                self.micro_batch,
+                self._evaluated,
             ),
             Samples(
-                samples, self.engine, self.stream.prepared.tokenizer, self.world,
+                samples,
+                self.engine,
+                self.stream.prepared.tokenizer,
+                self.world,
                 self.config.data.sequence_length,
                 lambda step, prompt, text: self._record("sample", step=step, prompt=prompt, text=text),
                 chats=trained_on_chats(self.stream.prepared.manifest),
             ),
-        ]  # fmt: skip
+        ]
 
     def _evaluated(self, step: int, losses: dict[str, float]) -> None:
         self._record("evaluation", step=step, losses=losses)
@@ -171,9 +188,14 @@ class Session:
 
     def _record_start(self, position: Position) -> None:
         self._record(
-            "start", attempt=self.attempt, step=position.step, world_size=self.world.size,
-            zero_stage=self.config.parallelism.zero_stage, micro_batch=self.micro_batch, pid=os.getpid(),
-        )  # fmt: skip
+            "start",
+            attempt=self.attempt,
+            step=position.step,
+            world_size=self.world.size,
+            zero_stage=self.config.parallelism.zero_stage,
+            micro_batch=self.micro_batch,
+            pid=os.getpid(),
+        )
 
     def _phase(self, name: str) -> None:
         self._record("phase", name=name, attempt=self.attempt)

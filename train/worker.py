@@ -1,4 +1,4 @@
-"""One process of a run: ``python -m train.worker runs/<name>/run.yaml``, alone, under torchrun or under Slurm."""
+"""One process of a run, alone, under torchrun or under Slurm: ``python -m train.worker RUN_YAML``."""
 
 from __future__ import annotations
 

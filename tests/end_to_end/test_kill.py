@@ -30,15 +30,30 @@ class Victim:
 
     def __init__(self, home: Path, name: str) -> None:
         self.home, self.folder = home, RunFolder(home / "runs" / name)
-        overrides = [*TINY, f"run.name={name}", "data.path=corpus.jsonl", f"schedule.steps={STEPS}",
-                     "schedule.name=constant", "checkpoint.every=5", "checkpoint.keep_last=2", "tracker.log_every=2",
-                     "parallelism=ddp", "parallelism.processes=2", "parallelism.micro_batch=2"]  # fmt: skip
+        overrides = [
+            *TINY,
+            f"run.name={name}",
+            "data.path=corpus.jsonl",
+            f"schedule.steps={STEPS}",
+            "schedule.name=constant",
+            "checkpoint.every=5",
+            "checkpoint.keep_last=2",
+            "tracker.log_every=2",
+            "parallelism=ddp",
+            "parallelism.processes=2",
+            "parallelism.micro_batch=2",
+        ]
         self.command = [sys.executable, "-m", "umbel", "launch", "--yes", *overrides]
 
     def start(self, **env: str) -> subprocess.Popen[bytes]:
         with open(self.home / "launch.out", "ab") as out:
             return subprocess.Popen(
-                self.command, cwd=self.home, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
+                self.command,
+                cwd=self.home,
+                stdout=out,
+                stderr=out,
+                env=os.environ | env,
+                start_new_session=True,
             )
 
     def finish(self, last_step: int) -> None:
@@ -48,7 +63,7 @@ class Victim:
 
     def wait_for_step(self, process: subprocess.Popen[bytes]) -> None:
         """Until this start has made a step."""
-        before = (self.folder.metrics.stat().st_size if self.folder.metrics.exists() else 0)
+        before = self.folder.metrics.stat().st_size if self.folder.metrics.exists() else 0
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             if self.folder.metrics.exists() and self.folder.metrics.stat().st_size > before:
@@ -111,7 +126,11 @@ def test_a_run_survives_kills_at_random_moments(tmp_path: Path) -> None:
     undisturbed = Victim(tmp_path, "undisturbed")
     undisturbed.finish(last)
     for line, expected in zip(lines, read_metrics(undisturbed.folder), strict=True):
-        assert (line["step"], line["loss"], line["tokens"]) == (expected["step"], expected["loss"], expected["tokens"])
+        assert (line["step"], line["loss"], line["tokens"]) == (
+            expected["step"],
+            expected["loss"],
+            expected["tokens"],
+        )
     assert weights(victim.folder) == weights(undisturbed.folder), "and the same weights to the bit"
 
 

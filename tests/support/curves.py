@@ -1,4 +1,4 @@
-"""Loss curves of real engines on fixed batches, several cases in one set of processes (starting one is dear)."""
+"""Loss curves of real engines on fixed batches, several cases in one set of processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def micro_batches(step: int, rank: int, world_size: int, micro_batch: int) -> tu
     each = GLOBAL_BATCH // world_size
     cuts = range(rank * each, (rank + 1) * each, micro_batch)
     batches = [
-        MicroBatch(inputs[k : k + micro_batch], labels[k : k + micro_batch], k, _targets(labels[k : k + micro_batch]))
+        MicroBatch(
+            inputs[k : k + micro_batch], labels[k : k + micro_batch], k, _targets(labels[k : k + micro_batch])
+        )
         for k in cuts
     ]
     return batches, _targets(labels)

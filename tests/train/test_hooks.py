@@ -148,7 +148,7 @@ def sample(
     hook = Samples(
         SampleSettings(every=2, prompts=[prompt], max_new_tokens=4), cast(Any, engine), tokenizer, world,
         length, lambda *fact: told.append(fact), **options,
-    )  # fmt: skip
+    )
     for step in (1, 2, 3):
         hook.after_step(at(step))
     assert engine.model.training

@@ -1,4 +1,4 @@
-"""The engines against a plain PyTorch loop: the same numbers at every ZeRO stage, world size and accumulation."""
+"""The engines against a plain PyTorch loop: the same numbers at every stage, world size, accumulation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES = ["ddp", "zero1", "zero2", "zero3"]
 def plain_loop(folder: Path, lr: float, bf16: bool = False) -> list[list[float]]:
     """[loss, grad_norm] of 50 steps, in nothing but PyTorch and Transformers."""
     config = case_config(str(folder), [])
-    model = build_model(config.model, config.run.seed)  # the same initial weights; all else is written out here
+    model = build_model(config.model, config.run.seed)  # the same initial weights; the rest is here
     if bf16:
         model.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
     decayed, spared = [], []
@@ -27,8 +27,9 @@ def plain_loop(folder: Path, lr: float, bf16: bool = False) -> list[list[float]]
         (spared if name.endswith("bias") or "norm" in name or "ln_" in name else decayed).append(parameter)
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}],
-        betas=(0.9, 0.95), eps=1e-8,
-    )  # fmt: skip
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
     curve = []
     for step in range(1, STEPS + 1):
         decay = 0.5 * (1 + math.cos(math.pi * (step - 5) / (STEPS - 5)))
@@ -48,13 +49,20 @@ def plain_loop(folder: Path, lr: float, bf16: bool = False) -> list[list[float]]
 
 def cases(world_size: int, stages: list[str], accumulations: tuple[int, ...], *more: str) -> list[list[str]]:
     return [
-        [f"parallelism={stage}", "parallelism.processes=null", f"parallelism.micro_batch={micro_batch}", *more]
+        [
+            f"parallelism={stage}",
+            "parallelism.processes=null",
+            f"parallelism.micro_batch={micro_batch}",
+            *more,
+        ]
         for stage in stages
         for micro_batch in [GLOBAL_BATCH // world_size // accumulation for accumulation in accumulations]
     ]
 
 
-def assert_close(found: list[list[float]], expected: list[list[float]], tolerance: float, case: list[str]) -> None:
+def assert_close(
+    found: list[list[float]], expected: list[list[float]], tolerance: float, case: list[str]
+) -> None:
     for step, ((loss, norm), (plain_loss, plain_norm)) in enumerate(zip(found, expected, strict=True), 1):
         assert loss == pytest.approx(plain_loss, rel=tolerance), f"loss at step {step} of {case}"
         assert norm == pytest.approx(plain_norm, rel=100 * tolerance), f"grad_norm at step {step} of {case}"
@@ -63,7 +71,7 @@ def assert_close(found: list[list[float]], expected: list[list[float]], toleranc
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_every_stage_follows_the_plain_loop_in_fp32(tmp_path: Path, world_size: int) -> None:
-    """ZeRO 0 (plain and DeepSpeed), 1, 2, 3 × accumulation 1 and 4, with clipping, decay, warm-up, uneven masks."""
+    """ZeRO 0 (two ways), 1, 2, 3 × accumulation 1 and 4, with clipping, decay, warm-up, uneven masks."""
     expected = plain_loop(tmp_path, lr=1e-2)
     assert expected[-1][0] < 0.8 * expected[0][0], "the plain loop must learn, or the test shows nothing"
     assert any(norm > 0.5 for _, norm in expected), "clipping must act"

@@ -18,9 +18,16 @@ SAME = ("loss", "lr", "grad_norm", "sequences", "tokens")
 
 def run(folder: Path, name: str, parallelism: str, *more: str) -> RunConfig:
     return tiny(
-        folder, f"run.name={name}", f"parallelism={parallelism}", "parallelism.processes=null",
-        "parallelism.micro_batch=1", f"schedule.steps={STEPS}", "checkpoint.every=10", "optimizer.lr=5e-3", *more,
-    )  # fmt: skip
+        folder,
+        f"run.name={name}",
+        f"parallelism={parallelism}",
+        "parallelism.processes=null",
+        "parallelism.micro_batch=1",
+        f"schedule.steps={STEPS}",
+        "checkpoint.every=10",
+        "optimizer.lr=5e-3",
+        *more,
+    )
 
 
 def until_half(config: RunConfig, processes: int) -> None:
@@ -44,7 +51,9 @@ def test_same_topology_is_bit_identical(tmp_path: Path, uninterrupted: dict[int,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("parallelism", "processes"), [("zero3", 1), ("single", 1), ("zero1", 2), ("ddp", 2)])
+@pytest.mark.parametrize(
+    ("parallelism", "processes"), [("zero3", 1), ("single", 1), ("zero1", 2), ("ddp", 2)]
+)
 def test_another_topology_goes_on_alike(
     tmp_path: Path, uninterrupted: dict[int, dict], parallelism: str, processes: int
 ) -> None:
@@ -54,7 +63,9 @@ def test_another_topology_goes_on_alike(
     for step, line in moved.items():
         assert line["loss"] == pytest.approx(uninterrupted[step]["loss"], rel=1e-4), f"step {step}"
         assert (line["lr"], line["tokens"]) == (uninterrupted[step]["lr"], uninterrupted[step]["tokens"])
-    manifest = read_json(RunFolder.of(run(tmp_path, "moved", parallelism)).checkpoints / "step-00000020/manifest.json")
+    manifest = read_json(
+        RunFolder.of(run(tmp_path, "moved", parallelism)).checkpoints / "step-00000020/manifest.json"
+    )
     assert manifest["topology"]["world_size"] == processes
     assert all(group["step"] == STEPS for group in manifest["groups"])
     assert manifest["parent"], "a checkpoint names the one it came from"

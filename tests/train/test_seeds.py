@@ -11,8 +11,12 @@ from train.seeds import derive, seed_draws
 
 @given(st.integers(), st.integers(0), st.integers(0))
 def test_step_and_slot_each_matter(seed: int, step: int, slot: int) -> None:
-    found = {derive(seed, "draws", step, slot), derive(seed, "draws", step, slot + 1),
-             derive(seed, "draws", step + 1, slot), derive(seed + 1, "draws", step, slot)}  # fmt: skip
+    found = {
+        derive(seed, "draws", step, slot),
+        derive(seed, "draws", step, slot + 1),
+        derive(seed, "draws", step + 1, slot),
+        derive(seed + 1, "draws", step, slot),
+    }
     assert len(found) == 4
     assert all(0 <= value < 1 << 63 for value in found)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.curves import micro_batches
 from support.processes import run_workers
 from support.runs import tiny
@@ -29,8 +30,14 @@ def matrix(folder: str, precision: str) -> list[str]:
     for source in STAGES:
         losses: dict[str, float] = {}
         for target in [source, *STAGES]:
-            config = tiny(Path(folder), *ODD, f"model.precision={precision}", f"parallelism={target}",
-                          f"run.name={source}-{target}", "parallelism.processes=null")  # fmt: skip
+            config = tiny(
+                Path(folder),
+                *ODD,
+                f"model.precision={precision}",
+                f"parallelism={target}",
+                f"run.name={source}-{target}",
+                "parallelism.processes=null",
+            )
             world = world or distributed.start(config.cluster)
             engine = build_engine(config, world, 2)
             saver = Saver(config, world, RunFolder.of(config).create(), "id", "data")

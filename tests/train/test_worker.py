@@ -33,7 +33,9 @@ def start(config: RunConfig, processes: int) -> list[subprocess.Popen[bytes]]:
     folder, port = freeze(config), free_port()
     command = [sys.executable, "-m", "train.worker", str(folder.run_yaml)]
     return [
-        subprocess.Popen(command, env=os.environ | worker_env(rank, processes, port) | {"PYTHONSAFEPATH": "1"})
+        subprocess.Popen(
+            command, env=os.environ | worker_env(rank, processes, port) | {"PYTHONSAFEPATH": "1"}
+        )
         for rank in range(processes)
     ]
 
@@ -49,8 +51,20 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
 def test_a_run_to_its_end(tmp_path: Path) -> None:
     config = tiny(tmp_path, "evaluation.every=2", "samples.every=2", 'samples.prompts=["a bloom"]')
     lines = finish(config)
-    needed = {"step", "sequences", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "data_wait",
-              "world_size", "institution", "attempt"}  # fmt: skip
+    needed = {
+        "step",
+        "sequences",
+        "tokens",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens_per_second",
+        "mfu",
+        "data_wait",
+        "world_size",
+        "institution",
+        "attempt",
+    }
     assert needed <= lines[4].keys()
     assert (lines[4]["sequences"], lines[4]["tokens"]) == (16, 16 * 32)
     events = {event["event"]: event for event in read_events(RunFolder.of(config))}
@@ -63,7 +77,9 @@ def test_a_run_to_its_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["signal", "file"])
 def test_a_stop_saves_collectively_at_the_same_step(tmp_path: Path, how: str) -> None:
-    config = tiny(tmp_path, "schedule.steps=100000", "parallelism=ddp", "parallelism.processes=2", "checkpoint.every=0")
+    config = tiny(
+        tmp_path, "schedule.steps=100000", "parallelism=ddp", "parallelism.processes=2", "checkpoint.every=0"
+    )
     folder = RunFolder.of(config)
     workers = start(config, 2)
     try:
@@ -83,8 +99,14 @@ def test_a_stop_saves_collectively_at_the_same_step(tmp_path: Path, how: str) ->
 
 @pytest.mark.slow
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "optimizer.lr=1e25", "schedule.warmup_steps=0", "schedule.steps=50", "checkpoint.every=1",
-                  "tracker.log_every=5")  # fmt: skip
+    config = tiny(
+        tmp_path,
+        "optimizer.lr=1e25",
+        "schedule.warmup_steps=0",
+        "schedule.steps=50",
+        "checkpoint.every=1",
+        "tracker.log_every=5",
+    )
     assert work(config)[0].returncode == 1
     failed = failure(config)
     assert "the loss is nan" in failed["error"] or "the loss is inf" in failed["error"]
@@ -130,7 +152,9 @@ def test_a_damaged_checkpoint_is_passed_by(tmp_path: Path) -> None:
     damaged[-5] ^= 1
     shard.write_bytes(damaged)
     again = finish(config)
-    assert {step: line["loss"] for step, line in again.items()} == {step: line["loss"] for step, line in whole.items()}
+    assert {step: line["loss"] for step, line in again.items()} == {
+        step: line["loss"] for step, line in whole.items()
+    }
     warnings = [event["text"] for event in read_events(folder) if event["event"] == "warning"]
     assert any(shard.name in text for text in warnings)
 
@@ -167,8 +191,12 @@ def test_a_config_that_was_edited_by_hand_is_checked(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_batch_ramp_grows_and_resumes(tmp_path: Path) -> None:
-    ramp = ("schedule.global_batch=8", "+schedule.batch_ramp={start: 2, increment: 2, sequences: 18}",
-            "schedule.steps=10", "parallelism.micro_batch=2")  # fmt: skip
+    ramp = (
+        "schedule.global_batch=8",
+        "+schedule.batch_ramp={start: 2, increment: 2, sequences: 18}",
+        "schedule.steps=10",
+        "parallelism.micro_batch=2",
+    )
     whole = finish(tiny(tmp_path, "run.name=whole", *ramp))
     parts = tiny(tmp_path, "run.name=parts", *ramp)
     finish(parts, env={"UMBEL_STOP_AFTER": "4"})
@@ -176,5 +204,3 @@ def test_a_batch_ramp_grows_and_resumes(tmp_path: Path) -> None:
     assert [line["sequences"] for line in whole.values()][:6] != [8 * step for step in range(1, 7)]
     for step, line in whole.items():
         assert (resumed[step]["loss"], resumed[step]["sequences"]) == (line["loss"], line["sequences"])
-
-

@@ -1,4 +1,4 @@
-"""Each step's numbers, read from the device every `tracker.log_every` steps and whenever a save needs them."""
+"""Each step's numbers, read from the device every `tracker.log_every` steps and before each save."""
 
 from __future__ import annotations
 
