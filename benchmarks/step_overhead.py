@@ -59,9 +59,8 @@ def main() -> None:
             order = (worker, plain) if turn % 2 else (plain, worker)
             rates = {side: side.run(options.steps) for side in order}
             ratios.append(rates[worker] / rates[plain])
-            print(
-                f"round {turn + 1}: worker {rates[worker]:.0f}, plain {rates[plain]:.0f} tokens/s, {ratios[-1]:.3f}"
-            )
+            told = f"worker {rates[worker]:.0f}, plain {rates[plain]:.0f} tokens/s, {ratios[-1]:.3f}"
+            print(f"round {turn + 1}: {told}")
         distributed.stop()
     result = {
         "median_ratio": round(statistics.median(ratios), 4),

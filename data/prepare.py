@@ -18,8 +18,8 @@ from configs.schema import Data, RunConfig
 from data.build import PROGRESS, SplitTotals, build_source
 from data.document import OpenSource, is_held_out, take_bytes
 from data.manifest import NAME, SPLITS, Manifest, definition_of, fingerprint
-from data.pretrained import tokenizer_source
 from data.prepared import Prepared, open_prepared
+from data.pretrained import tokenizer_source
 from data.sources import key_of, open_sources, weights_of
 from data.tokenizer import FILE, TextTokenizer, load_tokenizer, train_tokenizer
 

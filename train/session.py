@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -151,7 +152,7 @@ class Session:
     def _sinks(self) -> list[Sink]:
         if not self.world.is_first:
             return []
-        sinks: list[Sink] = [MetricsWriter(self.folder, self.attempt).write]
+        sinks: list[Sink] = [MetricsWriter(self.folder, self.attempt).write, _print_last]
         if self.config.tracker.name == "wandb":
             from train.hooks.wandb import Wandb
 
@@ -203,3 +204,13 @@ class Session:
     def _record(self, event: str, **facts: object) -> None:
         if self.world.is_first:
             record_event(self.folder, event, **facts)
+
+
+def _print_last(lines: list[dict[str, Any]]) -> None:
+    """A line for rank 0's log: what `umbel logs -f` follows."""
+    line = lines[-1]
+    print(
+        f"step {line['step']}  loss {line['loss']:.4f}  grad_norm {line['grad_norm']:.3f}  "
+        f"lr {line['lr']:.2e}  {line['tokens_per_second']:.0f} tokens/s",
+        flush=True,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -18,6 +20,9 @@ from train.distributed import World
 from train.saving import PeerFailed
 from train.session import Session
 
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when its parent dies."""
+
 LOCK_WAIT_SECONDS = 120
 """The workers of an attempt whose launcher was killed may still be saving."""
 
@@ -25,6 +30,7 @@ LOCK_WAIT_SECONDS = 120
 def main(run_yaml: Path) -> int:
     """Run to the end, to a stop or to a failure; returns the exit code."""
     folder = RunFolder(run_yaml.resolve().parent)
+    _follow_torchrun()
     try:
         config = load(run_yaml)
         world = distributed.start(config.cluster)
@@ -53,6 +59,12 @@ def _lock(folder: RunFolder, world: World) -> RunLock:
     raise error or PeerFailed("is in use", where=str(folder.path))
 
 
+def _follow_torchrun() -> None:
+    """If torchrun is killed, nobody else ends its workers: let the kernel ask them to save and stop."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _redirect(log: Path) -> None:
     """From here on, what this process and its libraries print goes to its own file."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +80,22 @@ def _failed(folder: RunFolder, error: Exception) -> int:
     """Tell the launcher, unless another process tells it better."""
     traceback.print_exc()
     code = error.exit_code if isinstance(error, UmbelError) else 1
-    text = str(error) if isinstance(error, UmbelError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    text = _told(error)
     if not isinstance(error, PeerFailed):
         try:
             record_event(folder, "failed", rank=int(os.environ.get("RANK", "0")), error=text, exit_code=code)
         except OSError:
             print(f"umbel: error: {text}", file=sys.stderr)
     return code
+
+
+def _told(error: Exception) -> str:
+    """The error in one line."""
+    if isinstance(error, UmbelError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 if __name__ == "__main__":

@@ -146,8 +146,13 @@ def sample(
     world = options.pop("world", ALONE)
     length = options.pop("sequence_length", 64)
     hook = Samples(
-        SampleSettings(every=2, prompts=[prompt], max_new_tokens=4), cast(Any, engine), tokenizer, world,
-        length, lambda *fact: told.append(fact), **options,
+        SampleSettings(every=2, prompts=[prompt], max_new_tokens=4),
+        cast(Any, engine),
+        tokenizer,
+        world,
+        length,
+        lambda *fact: told.append(fact),
+        **options,
     )
     for step in (1, 2, 3):
         hook.after_step(at(step))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,5 +42,5 @@ def test_rises_then_never_rises_again(name: str, steps: int, data: st.DataObject
     rates = [learning_rate(one, 1.0, step) for step in range(1, steps + 1)]
     assert rates[:warmup] == sorted(rates[:warmup])
     after = rates[max(0, warmup - 1) :]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after))
     assert all(0 < rate <= 1 or ratio == 0 for rate in rates)
