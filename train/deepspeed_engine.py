@@ -36,6 +36,8 @@ class DeepSpeedEngine(Engine):
         super().__init__(config, world)
         trainable = parameter_count(meta_model(config.model)).trainable
         settings = deepspeed_settings(config, micro_batch, trainable)
+        # Before Accelerate: it makes Transformers partition models as they are built, weights unseen.
+        model = self._build(settings)
         self.accelerator = Accelerator(
             # cpu=True would choose Accelerate's own CPU path and drop DeepSpeed.
             kwargs_handlers=[
@@ -43,7 +45,6 @@ class DeepSpeedEngine(Engine):
             ],
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False),
         )
-        model = self._build(settings)
         buffers = dict(model.named_buffers())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.engine, _ = self.accelerator.prepare(model, adamw(model, config.optimizer))
@@ -60,7 +61,8 @@ class DeepSpeedEngine(Engine):
             self.engine.compile()
 
     def _build(self, settings: dict[str, Any]) -> torch.nn.Module:
-        if self.config.parallelism.zero_stage < 3 or self.config.model.pretrained:
+        ready_made = self.config.model.pretrained or self.config.model.lora
+        if self.config.parallelism.zero_stage < 3 or ready_made:
             model = build_model(self.config.model, self.config.run.seed)
             if self.config.model.precision == "bf16":
                 round_weights(model)

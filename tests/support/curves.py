@@ -61,13 +61,20 @@ def curves(folder: str, cases: list[list[str]], steps: int) -> list[list[list[fl
 
 
 def case_config(folder: str, overrides: list[str]) -> Any:
+    """A tiny run with these overrides; ``base=FOLDER`` among them takes that pretrained model."""
     from pathlib import Path
 
+    from configs.schema import Model
     from support.runs import tiny
 
+    bases = [override for override in overrides if override.startswith("base=")]
     fixed = ("schedule.steps=50", "schedule.warmup_steps=5", f"schedule.global_batch={GLOBAL_BATCH}")
     free = ("parallelism.processes=null", "optimizer.lr=1e-2", "optimizer.clip_grad_norm=0.5")
-    return tiny(Path(folder), *fixed, *free, *overrides)
+    others = [override for override in overrides if override not in bases]
+    config = tiny(Path(folder), *fixed, *free, *others)
+    for base in bases:
+        config.model = Model(pretrained=base.removeprefix("base="), precision=config.model.precision)
+    return config
 
 
 def _curve(config: Any, engine: Any, world: Any, micro_batch: int, steps: range) -> list[list[float]]:

@@ -106,3 +106,38 @@ def test_dropout_draws_do_not_depend_on_the_world_size(tmp_path: Path) -> None:
     together = run_workers(2, curves, str(tmp_path), dropped, 8, gloo=False)[0]
     assert_close(together[0], alone[0], 1e-5, dropped[0])
     assert abs(alone[0][-1][0] - alone[1][-1][0]) > 1e-3, "dropout must act"
+
+
+@pytest.mark.slow
+def test_adapters_on_a_frozen_base_are_the_same_at_every_stage(tmp_path: Path) -> None:
+    """What is frozen takes another way through DeepSpeed: its weights must arrive all the same."""
+    asked = cases(1, STAGES, (2,), "++model.lora.r=4", "optimizer.lr=1e-2")
+    found = run_workers(1, curves, str(tmp_path), asked, 8, gloo=False)[0]
+    assert found[0][-1][0] != found[0][0][0]
+    for case, curve in zip(asked[1:], found[1:], strict=True):
+        assert_close(curve, found[0], 1e-5, case)
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_is_the_same_at_every_stage(tmp_path: Path) -> None:
+    build_model(case_config(str(tmp_path), []).model, seed=7).save_pretrained(tmp_path / "base")
+    asked = cases(2, STAGES, (1,), f"base={tmp_path / 'base'}")
+    plain = cases(2, ["ddp"], (1,))
+    *found, other = run_workers(2, curves, str(tmp_path), asked + plain, 4, gloo=False)[0]
+    for case, curve in zip(asked, found, strict=True):
+        assert_close(curve, found[0], 1e-5, case)
+    assert found[0][0] != other[0], "the pretrained weights must be used"
+
+
+@pytest.mark.slow
+def test_speed_options_do_not_change_the_numbers(tmp_path: Path) -> None:
+    plain = cases(1, ["single"], (2,), "optimizer.lr=1e-2")
+    options = [
+        cases(1, ["single"], (2,), "optimizer.lr=1e-2", "model.activation_checkpointing=true"),
+        cases(1, ["zero3"], (2,), "optimizer.lr=1e-2", "model.activation_checkpointing=true"),
+        cases(1, ["single"], (2,), "optimizer.lr=1e-2", "model.compile=true"),
+    ]
+    asked = plain + [case for group in options for case in group]
+    found = run_workers(1, curves, str(tmp_path), asked, 5, timeout=300, gloo=False)[0]
+    for case, curve in zip(asked[1:], found[1:], strict=True):
+        assert_close(curve, found[0], 1e-5, case)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,19 @@ def lines(*steps: int) -> list[dict[str, Any]]:
 
 
 def records(folder: RunFolder) -> list[list[wandb_internal_pb2.Record]]:
-    """What each start wrote for ``wandb sync``."""
-    files = sorted(
-        (folder.path / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime
-    )
-    return [
-        [wandb_internal_pb2.Record.FromString(part) for part in read_log(file.read_bytes())] for file in files
-    ]
+    """What each start wrote for ``wandb sync``, once wandb's own process has written the end of it."""
+    files = sorted((folder.path / "wandb").glob("offline-run-*/*.wandb"), key=str)
+    return [written(file) for file in files]
+
+
+def written(file: Path) -> list[wandb_internal_pb2.Record]:
+    deadline = time.monotonic() + 20
+    while True:
+        found = [wandb_internal_pb2.Record.FromString(part) for part in read_log(file.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.05)
 
 
 def read_log(data: bytes) -> Iterator[bytes]:
