@@ -69,7 +69,7 @@ def case_config(folder: str, overrides: list[str]) -> Any:
 
     bases = [override for override in overrides if override.startswith("base=")]
     fixed = ("schedule.steps=50", "schedule.warmup_steps=5", f"schedule.global_batch={GLOBAL_BATCH}")
-    free = ("parallelism.processes=null", "optimizer.lr=1e-2", "optimizer.clip_grad_norm=0.5")
+    free = ("parallelism.processes=null", "optimizer.lr=3e-3", "optimizer.clip_grad_norm=0.5")
     others = [override for override in overrides if override not in bases]
     config = tiny(Path(folder), *fixed, *free, *others)
     for base in bases:

@@ -32,6 +32,7 @@ LLAMA = (
     "model.config.num_key_value_heads=1",
     "model.config.max_position_embeddings=256",
     "model.config.vocab_size=320",
+    "model.config.initializer_range=0.15",  # from 0.02 so narrow a model would be slow to start
     *(override for override in TINY if not override.startswith("model=") and "model.config" not in override),
 )
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "rose": "red"}
@@ -56,9 +57,9 @@ def base_model() -> Path:
     """A small Llama that answers, but wrongly, exported: somebody's pretrained model."""
     home = Path(os.environ["HOME"]) / "base"
     corpus = chats(home / "chats.jsonl", shift=1)
-    places = (f'run.dir="{home / "runs"}"', f'data.path="{corpus}"', "run.name=base", "optimizer.lr=1e-2")
+    places = (f'run.dir="{home / "runs"}"', f'data.path="{corpus}"', "run.name=base", "optimizer.lr=5e-3")
     shape = (
-        "schedule.steps=100",
+        "schedule.steps=80",
         "schedule.global_batch=16",
         "data.packing=false",
         "data.sequence_length=64",
@@ -67,11 +68,11 @@ def base_model() -> Path:
     return export(folder.path, home / "model", dtype="fp32")
 
 
-def chats(path: Path, count: int = 64, *, shift: int = 0) -> Path:
-    """JSONL of ``{"messages"}``: questions for a colour. With a shift every answer is another thing's."""
+def chats(path: Path, count: int = 32, *, shift: int = 0) -> Path:
+    """JSONL of ``{"messages"}``: which colour has a thing? With a shift every answer is another thing's."""
     things, lines = list(COLOURS), []
     for number in range(count):
-        question = {"role": "user", "content": f"{number}: which colour has {things[number % 4]}?"}
+        question = {"role": "user", "content": f"{number // 4} {things[number % 4]}?"}
         answer = {"role": "assistant", "content": COLOURS[things[(number + shift) % 4]]}
         lines.append(json.dumps({"messages": [question, answer]}) + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)

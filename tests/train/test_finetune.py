@@ -52,27 +52,27 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train_here(finetune(tmp_path_factory.mktemp("lora"), "finetune_lora", "schedule.steps=6"))
 
 
+LEARN = ("schedule.steps=30", "schedule.global_batch=16", "optimizer.lr=1e-2")
+
+
 @pytest.mark.slow
 def test_a_model_learns_the_answers_of_its_chats(tmp_path: Path) -> None:
-    config = finetune(
-        tmp_path, "finetune", "schedule.steps=60", "schedule.global_batch=16", "optimizer.lr=1e-2"
-    )
-    before = generate(base_model(), "1: which colour has grass?")
+    config = finetune(tmp_path, "finetune", *LEARN)
     (finished,) = work(config)
     folder = RunFolder.of(config)
     assert finished.returncode == 0, finished.stderr
-    assert losses(folder)[-1] < 0.6 * losses(folder)[0]
-    assert before != "green"
-    assert generate(folder.path, "1: which colour has grass?") == "green"
-    assert generate(export(folder.path, tmp_path / "out"), "1: which colour has grass?") == "green"
+    assert losses(folder)[-1] < 0.2 * losses(folder)[0]
+    assert generate(base_model(), "1 grass?") == "white"
+    assert generate(folder.path, "1 grass?") == "green"
+    assert generate(export(folder.path, tmp_path / "out"), "1 grass?") == "green"
 
 
 @pytest.mark.slow
 def test_adapters_learn_and_leave_the_base_as_it_was(tmp_path: Path) -> None:
     hashes = {file.name: sha256_file(file) for file in base_model().iterdir()}
-    overrides = ("schedule.steps=40", "schedule.global_batch=16", "optimizer.lr=1e-2", "model.lora.dropout=0")
-    folder = train_here(finetune(tmp_path, "finetune_lora", *overrides))
-    assert sum(losses(folder)[-4:]) < 0.9 * sum(losses(folder)[:4])
+    folder = train_here(finetune(tmp_path, "finetune_lora", *LEARN))
+    assert losses(folder)[-1] < 0.2 * losses(folder)[0]
+    assert generate(folder.path, "1 grass?") == "green"
     assert {file.name: sha256_file(file) for file in base_model().iterdir()} == hashes
 
 

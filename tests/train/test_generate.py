@@ -70,10 +70,10 @@ def test_another_step_is_another_model(run: RunFolder) -> None:
 
 
 def test_a_chat_model_answers_and_stops(tmp_path: Path) -> None:
-    answer = generate(base_model(), "8: which colour has sky?", 24)
-    assert answer in ("blue", "green", "white", "red")
+    answer = generate(base_model(), "3 sky?", 24)
+    assert answer == "green"  # it was taught wrongly
     run = base_model().parent / "runs" / "base"
-    assert generate(run, "8: which colour has sky?", 24) == answer
+    assert generate(run, "3 sky?", 24) == answer
 
 
 def test_an_empty_prompt_begins_a_document(run: RunFolder) -> None:
@@ -96,7 +96,7 @@ def test_what_cannot_be_asked_is_refused(prompt: str, options: dict[str, float],
 
 
 def test_a_long_answer_ends_with_the_models_positions(tmp_path: Path) -> None:
-    prompt = "which colour has sky? " * 10
+    prompt = "a long question about the sky? " * 10
     assert isinstance(generate(base_model(), prompt, 1000, temperature=5.0), str)
 
 
