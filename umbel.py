@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOMS = ("base", "configs", "record", "data", "checkpoint", "train", "hub", "launch")
 HOME = Path(__file__).resolve().parent
@@ -38,19 +39,32 @@ def main() -> None:
             "rename that file, or run from another folder",
             2,
         )
+    from typer import Abort, TyperException
+
     from base.errors import UmbelError
 
     try:
         from launch.cli import app
 
-        app()
+        raise SystemExit(app(standalone_mode=False))
     except UmbelError as error:
         _tell(error, str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Abort):
         raise SystemExit(130) from None
+    except TyperException as error:
+        _fail(*_misuse(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _tell(error, where + (error.strerror or str(error)), 1)
+
+
+def _misuse(error: Any) -> tuple[str, int]:
+    """One line and the exit code for arguments that Typer refuses; a group without a verb shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        raise SystemExit(error.exit_code)
+    command = error.ctx.command_path if error.ctx else "umbel"
+    return f"{error.format_message().rstrip('.')}; {command} --help", error.exit_code
 
 
 def _tell(error: Exception, text: str, exit_code: int) -> None:

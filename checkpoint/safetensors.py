@@ -47,6 +47,8 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
+    """What a file's header says: its metadata, and where each tensor's bytes lie."""
+
     metadata: dict[str, str]
     entries: dict[str, Entry]
 

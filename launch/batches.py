@@ -34,16 +34,31 @@ def open_stream(config: RunConfig) -> BatchStream:
     return BatchStream(prepared, config.schedule, config.run.seed, weights)
 
 
-def parse_steps(text: str) -> range:
-    """``7`` or ``3:10`` (10 not included), steps counted from 1.
+def parse_steps(text: str, last: int) -> range:
+    """``7`` or ``3:10`` (10 not included), steps counted from 1 to ``last``.
 
     Raises:
         UmbelError: anything else.
     """
     first, colon, end = text.partition(":")
-    if not first.isdigit() or (colon and not end.isdigit()):
+    if not first.isdecimal() or (colon and not end.isdecimal()):
         raise UmbelError(f"{text!r} is no range of steps", where="--steps", fix="write 3 or 3:10")
     steps = range(int(first), int(end) if colon else int(first) + 1)
     if not steps or steps[0] < 1:
         raise UmbelError(f"{text} holds no step", where="--steps", fix="steps count from 1: write 3 or 3:10")
+    return check_steps(steps, last, "--steps")
+
+
+def check_steps(steps: range, last: int, where: str) -> range:
+    """The same steps, where the run has them.
+
+    Raises:
+        UmbelError: it has fewer.
+    """
+    if steps and steps[-1] > last:
+        raise UmbelError(
+            f"{steps[-1]} is beyond schedule.steps={last}",
+            where=where,
+            fix="to look further, set that higher",
+        )
     return steps

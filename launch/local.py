@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from base.errors import UmbelError
@@ -52,8 +54,10 @@ def launch(
     for note in warnings(config, processes) if hints else ():
         warn(note)
     changed = _changed_keys(config, folder, change)
-    _make_room(config, folder, processes, yes)
-    with preflight.take(folder, say) as lock:
+    is_new = not folder.path.exists()
+    with preflight.take(folder.create(), say) as lock, _whole(folder, is_new):
+        if not yes and next_attempt(folder) == 1:
+            check_fits(config, folder, processes)
         if _is_finished(folder, config):
             say(f"{folder.name} is finished; for a new run set run.name, for more steps:")
             say(f"  umbel resume {folder.handle} --change schedule.steps={2 * config.schedule.steps}")
@@ -76,23 +80,19 @@ def _changed_keys(config: RunConfig, folder: RunFolder, change: bool) -> list[tu
         raise UmbelError(
             f"belongs to another run: {len(changed)} of its keys differ",
             where=str(folder.path),
-            fix=f"set run.name, or go on with the old keys: umbel resume {folder.handle}",
+            fix=f"set run.name, or umbel resume {folder.handle}; with --change it takes the new keys",
         )
     return changed
 
 
-def _make_room(config: RunConfig, folder: RunFolder, processes: int, yes: bool) -> None:
-    """Create the run folder; a new run that does not fit leaves none."""
-    is_new = not folder.path.exists()
-    folder.create()
-    if yes or next_attempt(folder) > 1:
-        return
+@contextlib.contextmanager
+def _whole(folder: RunFolder, is_new: bool) -> Iterator[None]:
+    """A new run that does not come to be (refused, Ctrl-C) leaves no folder."""
     try:
-        check_fits(config, folder, processes)
-    except UmbelError:
-        if is_new:
-            shutil.rmtree(folder.path)
-        raise
+        yield
+    finally:
+        if is_new and not folder.run_yaml.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _is_finished(folder: RunFolder, config: RunConfig) -> bool:

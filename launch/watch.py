@@ -115,7 +115,7 @@ class Watch:
         if ending is None:
             say(f"{name} ended without a word; umbel logs {handle}")
         elif ending["event"] == "finished":
-            say(f"{name} finished at step {ending['step']}; try: umbel generate {handle} --prompt 'def '")
+            say(f"{name} finished at step {ending['step']}; try: umbel generate {handle} --prompt '…'")
         else:
             say(f"{name} stopped at step {ending['step']}; to go on: umbel resume {handle}")
 

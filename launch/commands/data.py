@@ -36,11 +36,13 @@ def inspect(
 ) -> None:
     """Print a step's sequences as text, with the source of each."""
     from data.inspect import sequences
-    from launch.batches import chosen_config, open_stream
+    from launch.batches import check_steps, chosen_config, open_stream
     from launch.screens.console import out, print_json
     from launch.screens.data import sequence_panel
 
-    found = sequences(open_stream(chosen_config(run, overrides or [], config_dir)), step, slot)
+    config = chosen_config(run, overrides or [], config_dir)
+    check_steps(range(step, step + 1), config.schedule.steps, "--step")
+    found = sequences(open_stream(config), step, slot)
     if json:
         print_json(found)
         return
@@ -70,7 +72,8 @@ def batches(
         raise UmbelError(
             f"rank {rank} does not exist among {world} processes", where="--rank", fix="count from 0"
         )
-    config, wanted = chosen_config(run, overrides or [], config_dir), parse_steps(steps)
+    config = chosen_config(run, overrides or [], config_dir)
+    wanted = parse_steps(steps, config.schedule.steps)
     check_batch(config, world, micro_batch=1)
     found = batches_of(open_stream(config), wanted, rank, world)
     if json:

@@ -10,8 +10,7 @@ from launch.options import Overrides
 def demo(overrides: Overrides = None) -> None:
     """See it all at work in minutes, on this machine's CPU.
 
-    Trains a small BLOOM on your Python library with 2 processes, stops, goes on with 1, and shows what
-    it learned.
+    A small BLOOM learns your Python library with 2 processes, stops, and goes on with 1.
     """
     from launch import demo as steps
     from launch.screens.console import err, out, say

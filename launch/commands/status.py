@@ -12,7 +12,7 @@ from launch.options import Json
 def status(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="One run; without it all in runs/.", show_default=False),
+        typer.Argument(metavar="RUN", help="One run; without it all in runs/.", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

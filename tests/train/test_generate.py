@@ -96,7 +96,7 @@ def test_what_cannot_be_asked_is_refused(prompt: str, options: dict[str, float],
 
 
 def test_a_long_answer_ends_with_the_models_positions(tmp_path: Path) -> None:
-    prompt = "a long question about the sky? " * 10
+    prompt = "a long question about the sky? " * 5
     assert isinstance(generate(base_model(), prompt, 1000, temperature=5.0), str)
 
 

@@ -196,7 +196,8 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would_help() -> None:
 
 
 def test_without_a_lighter_setting_more_memory_is_asked_for() -> None:
-    config = run("model=llama_tiny", "data.sequence_length=2")
+    lightest = ("parallelism=zero3_offload", "model.activation_checkpointing=true", "data.sequence_length=2")
+    config = run("model=llama_tiny", *lightest)
     with pytest.raises(UmbelError, match="use devices with more memory"):
         choose_micro_batch(config, 1, 2**20)
 

@@ -83,6 +83,7 @@ def test_a_restart_goes_on_with_the_same_run_and_may_repeat_steps(
     for steps in ((1, 2, 3), (3, 4)):
         with Wandb(config, folder, ID) as tracker:
             tracker(lines(*steps))
+        time.sleep(1.1)  # wandb names a start by its second
     first, second = records(folder)
     for read in (first, second):
         (run,) = [record.run for record in read if record.WhichOneof("record_type") == "run"]
