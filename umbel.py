@@ -56,6 +56,9 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _tell(error, where + (error.strerror or str(error)), 1)
+    except Exception as error:
+        name = type(error).__name__
+        _tell(error, f"{name}: {error}; a fault of Umbel's own: UMBEL_DEBUG=1 shows where", 1)
 
 
 def _misuse(error: Any) -> tuple[str, int]:

@@ -48,6 +48,8 @@ def delete(folder: Path) -> None:
     """Delete a checkpoint: renamed out of sight first, so that no half of it is ever seen."""
     trash = hidden(folder.parent, folder.name, TRASH)
     _remove(trash)
+    if trash.exists():
+        return
     os.rename(folder, trash)
     fsync_dir(folder.parent)
     _remove(trash)
@@ -84,4 +86,5 @@ def _remove(folder: Path) -> None:
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        shutil.rmtree(folder)
+        # A network file system keeps files that somebody reads; the next `clean` has them.
+        shutil.rmtree(folder, ignore_errors=folder.suffix == TRASH)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 EXECUTION_SECTIONS = ("parallelism", "cluster", "checkpoint", "evaluation", "samples", "tracker")
 """Sections that may differ between two starts of the same run."""
 
-EXECUTION_KEYS = ("run.dir", "data.cache_dir", "model.compile", "model.activation_checkpointing")
+EXECUTION_KEYS = ("run.name", "run.dir", "data.cache_dir", "model.compile", "model.activation_checkpointing")
 """Single keys outside those sections that may differ too."""
 
 
@@ -111,7 +111,7 @@ class Optimizer:
     decay_embeddings: bool = True
     decay_norms: bool = False  # norms and biases
     clip_grad_norm: float = 1.0  # 0: no clipping
-    fused: bool | None = None  # None: on CUDA
+    fused: bool | None = None  # None: yes, on any device
 
 
 @dataclass(kw_only=True)

@@ -6,11 +6,11 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from base.devices import cuda_devices
 from base.errors import UmbelError
 from configs.compose import compose, load
 from configs.schema import RunConfig
 from data.prepare import prepare_run
-from launch.devices import cuda_devices
 from launch.local import launch
 from launch.overrides import apply
 from record.events import latest, read_events

@@ -14,8 +14,8 @@ from typing import Literal
 
 import psutil
 
+from base.devices import cuda_devices
 from base.files import human_bytes
-from launch.devices import cuda_devices
 
 Level = Literal["ok", "note", "bad"]
 

@@ -8,11 +8,11 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.devices import cuda_devices
 from base.errors import UmbelError
 from configs.batch import check_batch, sequences_at
 from configs.check import warnings as config_warnings
 from configs.schema import RunConfig
-from launch.devices import cuda_devices
 from launch.screens.plan import render
 from record.folder import RunFolder
 from record.metrics import read_metrics
@@ -125,7 +125,8 @@ def checkpoint_bytes(config: RunConfig, parameters: int, trainable: int) -> int:
 
 def _micro_batch(config: RunConfig, world_size: int, available: int) -> tuple[int, str | None]:
     """The micro-batch, and why it does not fit where it does not."""
-    from train.memory import USABLE, choose_micro_batch, estimate, too_large
+    from train.memory import USABLE, estimate
+    from train.micro_batch import choose_micro_batch, too_large
 
     try:
         micro_batch = choose_micro_batch(config, world_size, available)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from base.errors import UmbelError
 from configs.compose import load
 from record.events import latest, read_events
 from record.folder import RunFolder
 from record.jsonl import tail_lines
-from record.metrics import lineage
+from record.metrics import KEYS, lineage
 from record.state import run_state
 
 
@@ -42,7 +43,7 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
     total = steps if steps is not None else load(folder.run_yaml).schedule.steps
     state = run_state(folder, events)
     start, checkpoint = latest(events, "start") or {}, latest(events, "checkpoint") or {}
-    lines = lineage(tail_lines(folder.metrics), events)
+    lines = lineage(tail_lines(folder.metrics, keys=KEYS), events)
     last = lines[-1] if lines else {}
     step = max([event["step"] for event in (start, checkpoint, last) if "step" in event], default=0)
     pace = _seconds_per_step(lines) if state == "running" else None
@@ -65,6 +66,14 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
         checkpoint_age=age(checkpoint["time"]) if checkpoint else None,
         error=(latest(events, "failed") or {}).get("error") if state == "failed" else None,
     )
+
+
+def status_or_fault(folder: RunFolder) -> RunStatus:
+    """The same for a list of runs: one whose files cannot be read does not hide the others."""
+    try:
+        return status_of(folder)
+    except UmbelError as error:
+        return RunStatus(name=folder.name, state="unreadable", step=0, steps=0, error=str(error))
 
 
 def age(time: str) -> float:

@@ -124,7 +124,9 @@ class Watch:
         if latest(self.events(), *ENDINGS) is None:
             record_event(self.folder, "failed", rank=rank, error=error, exit_code=exit_code)
         where, option = ("torchrun", "") if rank is None else (f"rank {rank}", f" --rank {rank}")
-        failed = RunFailed(error, where=where, fix=f"umbel logs {self.folder.handle}{option}")
+        failed = RunFailed(
+            error, where=None if where in error else where, fix=f"umbel logs {self.folder.handle}{option}"
+        )
         failed.exit_code = exit_code
         return failed
 

@@ -24,7 +24,7 @@ def record_event(folder: RunFolder, event: str, **facts: Any) -> None:
 
 def read_events(folder: RunFolder) -> list[dict[str, Any]]:
     """All events, oldest first."""
-    return read_lines(folder.events)
+    return read_lines(folder.events, ("event", "time"))
 
 
 def next_attempt(folder: RunFolder) -> int:

@@ -41,23 +41,23 @@ def append_lines(path: Path, lines: Iterable[dict[str, Any]], *, sync: bool = Fa
         os.close(descriptor)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, keys: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Every whole line. A missing file has none, and a torn last line does not count.
 
     Raises:
-        UmbelError: a line other than a torn last one is no JSON object; says file:line.
+        UmbelError: a line other than a torn last one is no JSON object with these keys; says file:line.
     """
     whole = _read(path).rpartition(b"\n")[0]
-    return [_decode(line, path, number) for number, line in enumerate(whole.split(b"\n"), 1) if line]
+    return [_decode(line, path, number, keys) for number, line in enumerate(whole.split(b"\n"), 1) if line]
 
 
-def tail_lines(path: Path, size: int = TAIL_BYTES) -> list[dict[str, Any]]:
+def tail_lines(path: Path, size: int = TAIL_BYTES, keys: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The whole lines in the last ``size`` bytes: cheap on a file of any length."""
     data = _read(path, size)
     body = data.rpartition(b"\n")[0]
     if len(data) == size:
         body = body.partition(b"\n")[2]
-    return [_decode(line, path, None) for line in body.split(b"\n") if line]
+    return [_decode(line, path, None, keys) for line in body.split(b"\n") if line]
 
 
 def _encode(line: dict[str, Any]) -> bytes:
@@ -103,7 +103,7 @@ def _read(path: Path, size: int | None = None) -> bytes:
         return b""
 
 
-def _decode(line: bytes, path: Path, number: int | None) -> dict[str, Any]:
+def _decode(line: bytes, path: Path, number: int | None, keys: tuple[str, ...]) -> dict[str, Any]:
     where = str(path) if number is None else f"{path}:{number}"
     try:
         value = json.loads(line)
@@ -111,4 +111,6 @@ def _decode(line: bytes, path: Path, number: int | None) -> dict[str, Any]:
         raise UmbelError("is not a line of JSON", where=where, fix="remove that line") from error
     if not isinstance(value, dict):
         raise UmbelError("is not a JSON object", where=where, fix="remove that line")
+    if missing := [key for key in keys if key not in value]:
+        raise UmbelError(f"lacks {', '.join(missing)}", where=where, fix="remove that line")
     return value

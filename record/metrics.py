@@ -10,6 +10,8 @@ from record.folder import RunFolder
 from record.jsonl import append_lines, read_lines, tail_lines
 
 Line = dict[str, Any]
+KEYS = ("step", "attempt")
+"""What every line of metrics holds."""
 
 
 class MetricsWriter:
@@ -24,7 +26,8 @@ class MetricsWriter:
     def write(self, lines: list[Line]) -> None:
         """Append step lines, all or none; each gets ``attempt`` and, where it has none, ``time``."""
         now = utc_now()
-        append_lines(self.folder.metrics, [{"time": now, **line, "attempt": self.attempt} for line in lines])
+        stamped = [{"time": now, **line, "attempt": self.attempt} for line in lines]
+        append_lines(self.folder.metrics, stamped, sync=True)
 
 
 def read_metrics(folder: RunFolder) -> list[Line]:
@@ -33,12 +36,12 @@ def read_metrics(folder: RunFolder) -> list[Line]:
     An attempt that resumed after step s repeats what earlier attempts did beyond s, so their lines with
     step > s do not count; where two attempts tell the same step, the newer one does.
     """
-    return lineage(read_lines(folder.metrics), read_events(folder))
+    return lineage(read_lines(folder.metrics, KEYS), read_events(folder))
 
 
 def last_metrics(folder: RunFolder, events: list[Line] | None = None) -> Line | None:
     """The newest step's line, read from the end of the file."""
-    lines = lineage(tail_lines(folder.metrics), read_events(folder) if events is None else events)
+    lines = lineage(tail_lines(folder.metrics, keys=KEYS), read_events(folder) if events is None else events)
     return lines[-1] if lines else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 
 from configs.schema import RunConfig
@@ -37,7 +37,7 @@ class DeepSpeedEngine(Engine):
         trainable = parameter_count(meta_model(config.model)).trainable
         settings = deepspeed_settings(config, micro_batch, trainable)
         # Before Accelerate: it makes Transformers partition models as they are built, weights unseen.
-        model = self._build(settings)
+        model, buffers = self._build(settings)
         self.accelerator = Accelerator(
             # cpu=True would choose Accelerate's own CPU path and drop DeepSpeed.
             kwargs_handlers=[
@@ -45,7 +45,6 @@ class DeepSpeedEngine(Engine):
             ],
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False),
         )
-        buffers = dict(model.named_buffers())
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.engine, _ = self.accelerator.prepare(model, adamw(model, config.optimizer))
         self.model = model
@@ -60,20 +59,23 @@ class DeepSpeedEngine(Engine):
         if config.model.compile:
             self.engine.compile()
 
-    def _build(self, settings: dict[str, Any]) -> torch.nn.Module:
+    def _build(self, settings: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+        """The model, partitioned while it is made where that can be, and its buffers in full precision."""
         ready_made = self.config.model.pretrained or self.config.model.lora
         if self.config.parallelism.zero_stage < 3 or ready_made:
             model = build_model(self.config.model, self.config.run.seed)
             if self.config.model.precision == "bf16":
                 round_weights(model)
-            return model
+            return model, dict(model.named_buffers())
+        with init_empty_weights(include_buffers=False):
+            buffers = dict(build_skeleton(self.config.model).named_buffers())
         with deepspeed.zero.Init(config_dict_or_path=settings):
             model = build_skeleton(self.config.model)
         initialize(model, self.config.run.seed, gather=_gather)
-        return model
+        return model, buffers
 
     def _restore_buffers(self, buffers: dict[str, torch.Tensor]) -> None:
-        """DeepSpeed casts buffers to bf16 with the weights; rotary tables must stay exact."""
+        """DeepSpeed casts buffers to bf16 with the weights: rotary tables would become another model's."""
         for name, buffer in buffers.items():
             owner, _, key = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[key] = buffer.to(self.world.device)
@@ -95,7 +97,9 @@ class DeepSpeedEngine(Engine):
             grads = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads)
         self.engine.step()
-        return torch.as_tensor(self.engine.get_global_grad_norm() if norm is None else norm)
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
+        # A plain float where DeepSpeed found it not finite.
+        return torch.as_tensor(norm, dtype=torch.float32, device=self.world.device)
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
         if self.config.parallelism.zero_stage < 3:
@@ -123,7 +127,8 @@ def deepspeed_settings(config: RunConfig, micro_batch: int, trainable: int) -> d
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.clip_grad_norm,
-        "bf16": {"enabled": bf16 and parallelism.zero_stage > 0},
+        # Our own check reads all steps at once (train/hooks/metrics.py); this one would wait at each.
+        "bf16": {"enabled": bf16 and parallelism.zero_stage > 0, "check_grad_overflow": False},
         "torch_autocast": {"enabled": bf16 and parallelism.zero_stage == 0, "dtype": "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",

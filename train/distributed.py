@@ -57,6 +57,7 @@ def start(cluster: Cluster, timeout: timedelta = timedelta(minutes=30)) -> World
     Raises:
         UmbelError: CUDA asked for and not there, or the rendezvous port is taken.
     """
+    _translate_slurm()
     rank, local_rank, size = (_env(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     device = _device(cluster, local_rank or 0)
     if size is None:
@@ -90,8 +91,26 @@ def _device(cluster: Cluster, local_rank: int) -> torch.device:
         raise UmbelError("no CUDA device is visible", where="cluster.device", fix="set it to cpu or auto")
     # With one task per GPU each process may see only its own device.
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    # DeepSpeed takes its device from here.
+    os.environ["LOCAL_RANK"] = str(device.index)
     torch.cuda.set_device(device)
     return device
+
+
+def _translate_slurm() -> None:
+    """Under a bare srun, Slurm's variables say what torchrun's would. A batch script is no such step."""
+    if "RANK" in os.environ or "SLURM_STEP_ID" not in os.environ or "SLURM_PROCID" not in os.environ:
+        return
+    for ours, theirs in (("RANK", "PROCID"), ("WORLD_SIZE", "NTASKS"), ("LOCAL_RANK", "LOCALID")):
+        os.environ[ours] = os.environ[f"SLURM_{theirs}"]
+    if "MASTER_ADDR" not in os.environ:
+        if os.environ.get("SLURM_NNODES", "1") != "1":
+            raise UmbelError(
+                "is not set", where="MASTER_ADDR", fix="export the first node's address before srun"
+            )
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    # Any port that all tasks agree on and other jobs on the node do not.
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000))
 
 
 def _pretend_launcher() -> None:

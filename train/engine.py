@@ -55,7 +55,7 @@ class Engine(abc.ABC):
             seed_draws(self.config.run.seed, step, batch.first_slot)
             last = index == len(batches) - 1
             with self.accumulating(last):
-                loss = self.loss_sum(batch) / targets
+                loss = self.loss_sum(batch) / max(1, targets)
                 # Data parallelism averages gradients over processes; the loss is a sum over them.
                 self.backward(loss * self.world.size)
             total += loss.detach()

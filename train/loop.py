@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from configs.schema import RunConfig
-from data.stream import BatchStream
+from data.stream import BatchStream, MicroBatch
 from train.distributed import World
 from train.engine import Engine, StepMetrics
 from train.saving import Position
@@ -21,7 +21,7 @@ class StepRecord:
     """One step as the hooks see it. ``metrics`` stay on the device until a hook reads them."""
 
     position: Position
-    targets: int  # of the global batch
+    tokens: int  # computed in the global batch, learned from or not
     lr: float
     metrics: StepMetrics
     began: float  # time.perf_counter at its start
@@ -50,13 +50,18 @@ def train(
     with stream.prefetch(steps, world.rank, world.size, micro_batch) as prefetched:
         for step, batches in zip(steps, prefetched, strict=False):
             began = time.perf_counter() - prefetched.data_wait
-            stops, targets = world.sum([stop.pending(), sum(batch.targets for batch in batches)])
+            stops, targets, tokens = world.sum([stop.pending(), *counts(batches)])
             if stops:
                 break
             lr = learning_rate(config.schedule, config.optimizer.lr, step)
             metrics = engine.step(step, batches, targets, lr)
             position = position.after(len(stream.slots(step)), targets)
-            record = StepRecord(position, targets, lr, metrics, began, prefetched.data_wait)
+            record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait)
             for hook in hooks:
                 hook.after_step(record)
     return position
+
+
+def counts(batches: Sequence[MicroBatch]) -> tuple[int, int]:
+    """Target tokens of some micro-batches, and all tokens."""
+    return sum(batch.targets for batch in batches), sum(batch.input_ids.size for batch in batches)

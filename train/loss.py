@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-IGNORED = -100
-"""Label of a position that is not learned."""
+from data.stream import IGNORED
 
 
 def cross_entropy_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -14,7 +13,7 @@ def cross_entropy_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
     Args:
         logits: [batch, sequence, vocabulary], any float dtype.
-        labels: [batch, sequence], the target of each position, or `IGNORED`.
+        labels: [batch, sequence], the target of each position, or `data.stream.IGNORED`.
     """
     return F.cross_entropy(
         logits.float().view(-1, logits.size(-1)), labels.reshape(-1), ignore_index=IGNORED, reduction="sum"

@@ -1,22 +1,20 @@
-"""Memory of one process by part, and the largest micro-batch that fits.
+"""Memory of one process by part.
 
 Weights and optimizer follow from counting bytes (Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054, section 3;
 what is kept and where: DeepSpeed 0.19 runtime/zero/stage_1_and_2.py and stage3.py); what a micro-batch takes
 is rehearsed (`train.rehearse`). Sizes are bytes; CUDA's own context and fragmentation are the tenth that
-`choose_micro_batch` leaves free.
+`train.micro_batch` leaves free.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import psutil
 import torch
 
-from base.errors import UmbelError
+from base.devices import cuda_devices
 from base.files import human_bytes
-from configs.batch import batch_divisor, check_batch
 from configs.schema import Parallelism, RunConfig
 from train.model import meta_model
 from train.parameters import parameter_count, parameter_shape
@@ -24,9 +22,6 @@ from train.rehearse import Rehearsal, rehearse
 
 USABLE = 0.9
 """Share of a device's memory that a plan may fill."""
-
-CPU_MICRO_BATCH = 8
-"""More sequences at once gain nothing on a CPU."""
 
 REDUCE_BUCKET = 500_000_000
 """Elements of DeepSpeed's reduction buffer (``reduce_bucket_size``) at most: its own default."""
@@ -65,47 +60,9 @@ class Memory:
 
 def estimate(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
     """Memory of one process of ``world_size`` with ``micro_batch`` sequences at a time."""
-    if config.parallelism.engine == "deepspeed":
-        return _deepspeed(config, world_size, micro_batch)
+    if config.parallelism.zero_stage > 0:
+        return _zero(config, world_size, micro_batch)
     return _torch(config, world_size, micro_batch)
-
-
-def choose_micro_batch(config: RunConfig, world_size: int, memory_bytes: int) -> int:
-    """The micro-batch of the config; where it is ``auto``, the largest that divides evenly and fits 90 %.
-
-    Raises:
-        UmbelError: the global batch cannot be split, or not even one sequence fits: says how much each part
-            takes and which settings would help.
-    """
-    check_batch(config, world_size)
-    asked, accumulation = config.parallelism.micro_batch, config.parallelism.accumulation
-    if asked != "auto":
-        return asked
-    share = batch_divisor(config.schedule) // world_size
-    if accumulation is not None:
-        check_batch(config, world_size, max(1, share // accumulation))
-        return max(1, share // accumulation)
-    limit = CPU_MICRO_BATCH if runs_on_cpu(config) else share
-    candidates = [number for number in range(1, min(share, limit) + 1) if share % number == 0]
-    fitting = _last_that_fits(config, world_size, candidates, int(USABLE * memory_bytes))
-    if fitting is None:
-        raise too_large(config, world_size, memory_bytes)
-    return fitting
-
-
-def too_large(config: RunConfig, world_size: int, memory_bytes: int) -> UmbelError:
-    """The error of a model of which not even one sequence fits, with settings that help most first."""
-    needed = estimate(config, world_size, 1)
-    tries = [(text, estimate(other, world_size, 1).total) for text, other in _lighter(config, world_size)]
-    tries = [(text, total) for text, total in tries if total < needed.total]
-    tries.sort(key=lambda attempt: attempt[1] > USABLE * memory_bytes)
-    offers = ", ".join(f"{text} ({human_bytes(total)})" for text, total in tries[:3])
-    return UmbelError(
-        f"too large for the memory: with one sequence at a time a process needs {human_bytes(needed.total)} "
-        f"({needed.told()}); usable are {human_bytes(USABLE * memory_bytes)} of {human_bytes(memory_bytes)}",
-        where="model",
-        fix=f"try {offers}" if offers else "use devices with more memory",
-    )
 
 
 def device_memory(config: RunConfig, processes: int | None = None) -> int:
@@ -115,7 +72,7 @@ def device_memory(config: RunConfig, processes: int | None = None) -> int:
     """
     if config.cluster.memory_gb is not None:
         return int(config.cluster.memory_gb * 2**30)
-    devices = [] if config.cluster.device == "cpu" else _cuda_memory()
+    devices = [] if config.cluster.device == "cpu" else [device.memory for device in cuda_devices()]
     if devices:
         return min(devices)
     return psutil.virtual_memory().available // max(1, processes or config.parallelism.processes or 1)
@@ -126,7 +83,7 @@ def runs_on_cpu(config: RunConfig) -> bool:
     cluster = config.cluster
     if cluster.device != "auto":
         return cluster.device == "cpu"
-    return cluster.memory_gb is None and not _cuda_memory()
+    return cluster.memory_gb is None and not cuda_devices()
 
 
 def _torch(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
@@ -150,7 +107,7 @@ def _torch(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
     )
 
 
-def _deepspeed(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
+def _zero(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
     """bf16 weights, fp32 master weights, moments and gradients, partitioned from ZeRO stage to stage."""
     parallelism, bf16 = config.parallelism, config.model.precision == "bf16"
     meta = meta_model(config.model)
@@ -192,51 +149,3 @@ def _pass(config: RunConfig, micro_batch: int, dtype: torch.dtype) -> Rehearsal:
     autocast = config.model.precision == "bf16" and config.parallelism.engine == "torch"
     length, cuda = config.data.sequence_length, not runs_on_cpu(config)
     return rehearse(config.model, micro_batch, length, dtype=dtype, autocast=autocast, cuda=cuda)
-
-
-def _last_that_fits(config: RunConfig, world_size: int, candidates: list[int], memory: int) -> int | None:
-    """The last of ascending candidates that fits, by bisection: memory only grows with the micro-batch."""
-    low, high = 0, len(candidates)
-    while low < high:
-        middle = (low + high) // 2
-        if estimate(config, world_size, candidates[middle]).total <= memory:
-            low = middle + 1
-        else:
-            high = middle
-    return candidates[low - 1] if low else None
-
-
-def _lighter(config: RunConfig, world_size: int) -> list[tuple[str, RunConfig]]:
-    """Settings that take less memory, gentlest first."""
-    model, parallelism, data = config.model, config.parallelism, config.data
-    zero3 = dataclasses.replace(parallelism, engine="deepspeed", zero_stage=3)
-    offloaded = dataclasses.replace(zero3, offload_optimizer=True, offload_parameters=True)
-    shorter = max(2, data.sequence_length // 4)
-    changes: list[tuple[str, RunConfig]] = []
-    if not model.activation_checkpointing:
-        checkpointed = dataclasses.replace(model, activation_checkpointing=True)
-        changes.append(
-            ("model.activation_checkpointing=true", dataclasses.replace(config, model=checkpointed))
-        )
-    if parallelism.zero_stage < 3 and world_size > 1:
-        changes.append(("parallelism=zero3", dataclasses.replace(config, parallelism=zero3)))
-    if not parallelism.offload_parameters:
-        changes.append(("parallelism=zero3_offload", dataclasses.replace(config, parallelism=offloaded)))
-    cut = dataclasses.replace(config, data=dataclasses.replace(data, sequence_length=shorter))
-    changes.append((f"data.sequence_length={shorter}", cut))
-    more = 2 ** math.ceil(math.log2(world_size + 1))
-    spread = dataclasses.replace(config, parallelism=zero3)
-    changes.append((f"parallelism=zero3 parallelism.processes={more}", spread))
-    return changes
-
-
-def _cuda_memory() -> list[int]:
-    """Total bytes of each NVIDIA device, read without starting CUDA; none without a driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
-    except pynvml.NVMLError:
-        return []

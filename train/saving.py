@@ -19,9 +19,10 @@ from checkpoint.format import BUFFER, step_name
 from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
 from checkpoint.writer import Fragment, clean, commit, discard, write_share
+from configs.batch import sequences_at
 from configs.compose import is_defining
 from configs.plain import flatten, to_dict
-from configs.schema import RunConfig
+from configs.schema import RunConfig, Schedule
 from record.events import record_event
 from record.folder import RunFolder
 from train.base_model import check_base, describe_base
@@ -114,6 +115,7 @@ class Saver:
             self._check(manifest, checkpoint)
             self._together(lambda: check_base(manifest["extra"].get("base"), self.base))
             check_parameters(manifest, engine.model, checkpoint)
+            check_position(manifest, self.config.schedule, checkpoint)
             for piece in engine.state.held():
                 for kind, view in piece.views.items():
                     read_into(reader, piece.parameter, kind, piece.start, view)
@@ -186,6 +188,22 @@ class Saver:
                 where=str(checkpoint),
                 fix="bring back the data, or start a new run under another run.name",
             )
+
+
+def check_position(manifest: dict[str, Any], schedule: Schedule, checkpoint: Path) -> None:
+    """Refuse a batch schedule under which other sequences would have been seen by now.
+
+    Raises:
+        UmbelError: going on would skip or repeat data.
+    """
+    expected = sequences_at(schedule, manifest["step"])
+    if manifest["sequences"] != expected:
+        raise UmbelError(
+            f"has seen {manifest['sequences']} sequences in {manifest['step']} steps, "
+            f"with this batch it would be {expected}",
+            where=str(checkpoint),
+            fix="keep schedule.global_batch and schedule.batch_ramp: another batch is another run",
+        )
 
 
 class PeerFailed(UmbelError):

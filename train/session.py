@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from functools import cached_property
 from typing import Any
 
-import torch
-
-from base.files import read_json, write_json
 from configs.batch import check_batch
 from configs.schema import RunConfig
-from data.manifest import check_unchanged
-from data.prepare import prepare_run
-from data.prepared import Prepared, check_vocabulary
 from data.sources import weights_of
 from data.stream import BatchStream
 from record.control import clear_stop
-from record.events import record_event
+from record.events import latest, read_events, record_event
 from record.folder import RunFolder
 from record.identity import run_id
 from record.metrics import MetricsWriter
-from train.architecture import check_shape, model_config, vocab_size
+from train.architecture import check_shape
 from train.distributed import World
 from train.engine import build_engine
-from train.flops import flops_per_token, mfu, peak_flops
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.evaluation import Evaluation
 from train.hooks.garbage import ManualGarbageCollection
 from train.hooks.metrics import Metrics, Sink
 from train.hooks.samples import Samples
 from train.loop import Hook, train
-from train.memory import choose_micro_batch, device_memory
-from train.parameters import parameter_count
+from train.memory import device_memory
+from train.micro_batch import choose_micro_batch
 from train.prompt import trained_on_chats
+from train.run_data import open_data
 from train.saving import Position, Saver
 from train.stop import StopRequest
+from train.utilisation import utilisation
 
 STOP_AFTER = "UMBEL_STOP_AFTER"
 """Environment: stop after this step, as if asked to."""
@@ -55,7 +49,7 @@ class Session:
         self._phase("preparing data")
         check_shape(self.config)
         self.micro_batch = self._choose_micro_batch()
-        prepared = self._prepare()
+        prepared = open_data(self.config, self.folder, self.world)
         self.stream = BatchStream(
             prepared, self.config.schedule, self.config.run.seed, weights_of(self.config.data)
         )
@@ -72,9 +66,11 @@ class Session:
     def _train(self, saver: Saver, position: Position) -> None:
         config, steps = self.config, self.config.schedule.steps
         last_step = min(steps, int(os.environ.get(STOP_AFTER, steps)))
-        metrics = Metrics(config, self.world, self._sinks(), self._utilisation)
+        mfu = utilisation(config, self.engine, self.world)
+        metrics = Metrics(config, self.world, self._sinks(), mfu)
         checkpoints = Checkpoints(saver, self.engine, config.checkpoint.every, position, metrics.flush)
-        hooks: list[Hook] = [metrics, checkpoints, *self._observers(), ManualGarbageCollection()]
+        # What a kill repeats does no harm, what it skips would: checkpoints come last.
+        hooks: list[Hook] = [metrics, *self._observers(), checkpoints, ManualGarbageCollection()]
         self._phase("first step")
         position = train(
             config,
@@ -91,63 +87,31 @@ class Session:
         if position.step < steps:
             if self.world.is_first:
                 clear_stop(self.folder)
-            self._record(
-                "stopped", step=position.step, reason=self.stop.reason or "another process was asked to"
-            )
+            reason = f"{STOP_AFTER}={last_step}" if position.step == last_step else self.stop.reason
+            self._record("stopped", step=position.step, reason=reason or "another process was asked to")
         else:
             self._record("finished", step=position.step)
-
-    def _prepare(self) -> Prepared:
-        """Rank 0 prepares, the others find it done. The run's first manifest stays with the run."""
-        for turn in (True, False):
-            if self.world.is_first is turn:
-                prepared = prepare_run(self.config)
-            self.world.barrier()
-        check_vocabulary(prepared, vocab_size(self.config.model))
-        record = self.folder.path / "data.json"
-        if self.world.is_first:
-            if record.exists():
-                check_unchanged(read_json(record), prepared.manifest)
-            else:
-                write_json(record, prepared.manifest)
-            # The cache may go; whoever exports the run needs its tokenizer.
-            prepared.tokenizer.save(self.folder.path / "tokenizer")
-        return prepared
 
     def _choose_micro_batch(self) -> int:
         """The configured one, or on every process what rank 0's memory allows."""
         configured = self.config.parallelism.micro_batch
         if configured == "auto":
-            found = 0
-            if self.world.is_first:
-                found = choose_micro_batch(self.config, self.world.size, device_memory(self.config))
-            configured = self.world.first(found)
+            configured = self.world.first(self._find_micro_batch() if self.world.is_first else 0)
         check_batch(self.config, self.world.size, configured)
         return configured
+
+    def _find_micro_batch(self) -> int:
+        """What the last start of this world size took: only with it are the numbers the same to the bit."""
+        last = latest(read_events(self.folder), "start")
+        if last and last["world_size"] == self.world.size:
+            return last["micro_batch"]
+        return choose_micro_batch(self.config, self.world.size, device_memory(self.config, self.world.size))
 
     def _run_id(self) -> str:
         if self.world.is_first:
             run_id(self.folder)
         self.world.barrier()
         return run_id(self.folder)
-
-    @cached_property
-    def _peak_and_cost(self) -> tuple[float, float] | None:
-        """FLOP/s of one device, and FLOPs of one token; None where the device's peak is not known."""
-        peak = self.config.cluster.peak_tflops
-        flops = peak * 1e12 if peak else None
-        if flops is None and self.world.device.type == "cuda":
-            flops = peak_flops(torch.cuda.get_device_name(self.world.device))
-        if flops is None:
-            return None
-        shape, count = model_config(self.config.model), parameter_count(self.engine.model)
-        return flops, flops_per_token(shape, count, self.config.data.sequence_length)
-
-    def _utilisation(self, tokens_per_second: float) -> float | None:
-        if self._peak_and_cost is None:
-            return None
-        peak, cost = self._peak_and_cost
-        return mfu(tokens_per_second, cost, self.world.size, peak)
 
     def _sinks(self) -> list[Sink]:
         if not self.world.is_first:

@@ -63,6 +63,8 @@ def _follow_torchrun() -> None:
     """If torchrun is killed, nobody else ends its workers: let the kernel ask them to save and stop."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1:
+            raise SystemExit(1)  # it was killed before the kernel knew whom to watch
 
 
 def _redirect(log: Path) -> None:

@@ -36,9 +36,8 @@ def export(
     ] = True,
 ) -> None:
     """Write a folder that transformers' AutoModelForCausalLM.from_pretrained loads."""
-    from train.export import export as write
-
     from launch.screens.console import say
+    from train.export import export as write
 
     say(f"wrote {write(run, out, step, merge)}")
 
@@ -52,9 +51,8 @@ def evaluate(
     """Measure the loss on held-out text, per source, in nats per token."""
     import math
 
-    from train.evaluate import evaluate_run
-
     from launch.screens.console import out, print_json, table
+    from train.evaluate import evaluate_run
 
     losses = evaluate_run(run, step, sequences)
     if json:

@@ -21,14 +21,14 @@ def status(
 
     from launch.screens.console import out, print_json, say
     from launch.screens.status import status_card, status_table
-    from launch.status import status_of
+    from launch.status import status_of, status_or_fault
     from record.folder import RunFolder
 
     if run is not None:
         found = status_of(RunFolder.find(run))
         print_json(asdict(found)) if json else out.print(status_card(found))
         return
-    all_runs = [status_of(folder) for folder in RunFolder.all()]
+    all_runs = [status_or_fault(folder) for folder in RunFolder.all()]
     if json:
         print_json([asdict(found) for found in all_runs])
     elif all_runs:

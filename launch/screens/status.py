@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +17,12 @@ _COLOURS = {
     "stopped": "yellow",
     "interrupted": "magenta",
     "failed": "red",
+    "unreadable": "red",
 }
 
 
-def status_table(runs: list[RunStatus]) -> Table:
-    """One row per run; fits 80 columns."""
+def status_table(runs: list[RunStatus]) -> Group:
+    """One row per run, fitting 80 columns, and below them why some cannot be read."""
     made = table(
         "run", "state", "step", "loss", "tok/s", "left", "checkpoint", right=("step", "loss", "tok/s", "left")
     )
@@ -34,7 +36,8 @@ def status_table(runs: list[RunStatus]) -> Table:
             duration(run.eta) if run.eta is not None else "-",
             _checkpoint(run),
         )
-    return made
+    faults = [Text(f"{run.name}: {run.error}") for run in runs if run.state == "unreadable"]
+    return Group(made, *faults)
 
 
 def status_card(run: RunStatus) -> Table:

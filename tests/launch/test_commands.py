@@ -58,6 +58,16 @@ def test_an_unknown_run_is_named(runs: Path) -> None:
             umbel(verb, "alhpa")
 
 
+def test_a_run_that_cannot_be_read_hides_no_other(runs: Path) -> None:
+    (runs / "b").mkdir()
+    (runs / "b" / "run.yaml").write_text(":{")
+    shown = umbel("status").output
+    assert "unreadable" in shown
+    assert "run.yaml" in shown
+    found = json.loads(umbel("status", "--json").stdout)
+    assert [run["name"] for run in found if run["state"] != "unreadable"] == ["a"]
+
+
 def test_stop_asks_only_a_run_that_runs(runs: Path) -> None:
     folder = make_run(runs, "alpha")
     assert "is not running; it is stopped" in umbel("stop", "alpha").output
@@ -127,6 +137,7 @@ def test_batches_are_the_same_at_every_world_size(text: list[str]) -> None:
         (["--steps", "4:4"], "holds no step"),
         (["--steps", "0"], "holds no step"),
         (["--steps", "x"], "is no range of steps"),
+        (["--steps", "1:99999999"], "99999998 is beyond schedule.steps=1000"),
         (["--world", "2", "--rank", "2"], "rank 2 does not exist among 2 processes"),
         (["--world", "3"], "4 is not divisible by 3 processes"),
     ],

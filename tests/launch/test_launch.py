@@ -250,7 +250,7 @@ def test_bad_data_starts_nothing(place: Place) -> None:
     code, text = place.launch("schedule.steps=3")
     assert code == 2
     assert "text.jsonl:2" in text
-    assert not place.run.run_yaml.exists()
+    assert not place.run.path.exists()
 
 
 @pytest.mark.slow

@@ -89,6 +89,7 @@ def test_nothing_is_shadowed_here() -> None:
             1,
             "runs/a/run.yaml: No space left on device",
         ),
+        (KeyError("step"), 1, "KeyError: 'step'; a fault of Umbel's own: UMBEL_DEBUG=1 shows where"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -99,7 +100,7 @@ def test_errors_are_one_line_and_an_exit_code(
     code: int,
     text: str,
 ) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr("launch.cli.app", fail)
@@ -113,7 +114,7 @@ def test_errors_are_one_line_and_an_exit_code(
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise UmbelError("inside")
 
     monkeypatch.setattr("launch.cli.app", fail)
@@ -122,7 +123,26 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         umbel.main()
 
 
-def test_unknown_verb_suggests_one(tmp_path: Path) -> None:
-    done = run("-c", "import umbel; umbel.main()", "lauch", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "launch" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["lauch"], "Did you mean 'launch'"),
+        (["launch", "--foo"], "--foo; umbel launch --help"),
+        (["tokenizer", "train"], "'--out'"),
+        (["data", "batches", "--world", "0"], "'--world'"),
+        (["generate"], "'RUN'"),
+    ],
+)
+def test_misuse_is_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = run("-c", "import umbel; umbel.main()", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("umbel: error: ")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"]])
+def test_without_a_verb_the_help_is_shown(tmp_path: Path, arguments: list[str]) -> None:
+    done = run("-c", "import umbel; umbel.main()", *arguments, cwd=tmp_path)
+    assert "Usage: umbel" in done.stdout
+    assert (done.returncode, done.stderr) == (2, "")

@@ -61,7 +61,7 @@ def curves(folder: str, cases: list[list[str]], steps: int) -> list[list[list[fl
 
 
 def case_config(folder: str, overrides: list[str]) -> Any:
-    """A tiny run with these overrides; ``base=FOLDER`` among them takes that pretrained model."""
+    """A tiny run with these overrides; ``base=FOLDER`` takes that pretrained model, ``llama`` a Llama."""
     from pathlib import Path
 
     from configs.schema import Model
@@ -70,8 +70,12 @@ def case_config(folder: str, overrides: list[str]) -> Any:
     bases = [override for override in overrides if override.startswith("base=")]
     fixed = ("schedule.steps=50", "schedule.warmup_steps=5", f"schedule.global_batch={GLOBAL_BATCH}")
     free = ("parallelism.processes=null", "optimizer.lr=3e-3", "optimizer.clip_grad_norm=0.5")
-    others = [override for override in overrides if override not in bases]
+    others = [override for override in overrides if override not in (*bases, "llama")]
     config = tiny(Path(folder), *fixed, *free, *others)
+    if "llama" in overrides:
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        shape |= {"vocab_size": VOCABULARY}
+        config.model = Model(arch="llama", config=shape, precision=config.model.precision)
     for base in bases:
         config.model = Model(pretrained=base.removeprefix("base="), precision=config.model.precision)
     return config

@@ -14,7 +14,8 @@ from configs.schema import Model, RunConfig
 from train.architecture import decoder_config
 from train.loss import cross_entropy_sum
 from train.masking import whole_rows
-from train.memory import USABLE, choose_micro_batch, device_memory, estimate, runs_on_cpu
+from train.memory import USABLE, device_memory, estimate, runs_on_cpu
+from train.micro_batch import choose_micro_batch
 from train.model import build_model
 from train.rehearse import formula, rehearse
 

@@ -141,3 +141,38 @@ def test_speed_options_do_not_change_the_numbers(tmp_path: Path) -> None:
     found = run_workers(1, curves, str(tmp_path), asked, 5, timeout=300, gloo=False)[0]
     for case, curve in zip(asked[1:], found[1:], strict=True):
         assert_close(curve, found[0], 1e-5, case)
+
+
+def changed_buffers(folder: str, asked: list[list[str]]) -> list[str]:
+    """In every rank: the buffers of each case's engine that are not what its model was built with."""
+    from accelerate.state import AcceleratorState
+
+    from train import distributed
+    from train.engine import build_engine
+
+    world, changed = None, []
+    for overrides in asked:
+        config = case_config(folder, overrides)
+        world = world or distributed.start(config.cluster)
+        engine = build_engine(config, world, 2)
+        made = dict(build_model(config.model, config.run.seed).named_buffers())
+        live = dict(engine.model.named_buffers())
+        same = {
+            name for name in made if live[name].dtype == made[name].dtype and live[name].equal(made[name])
+        }
+        changed += [f"{name} of {overrides}" for name in made if name not in same]
+        assert any("inv_freq" in name for name in made), "a model without rotary tables shows nothing"
+        AcceleratorState._reset_state(reset_partial_state=True)
+    distributed.stop()
+    return changed
+
+
+@pytest.mark.slow
+def test_rotary_models_are_the_same_at_every_stage(tmp_path: Path) -> None:
+    """DeepSpeed casts all of a model to bf16; a rotary table in bf16 is another model's."""
+    asked = cases(1, STAGES, (2,), "llama", "model.precision=bf16")
+    assert run_workers(1, changed_buffers, str(tmp_path), asked, gloo=False)[0] == []
+    exact = cases(1, STAGES, (2,), "llama")
+    found = run_workers(1, curves, str(tmp_path), exact, 8, gloo=False)[0]
+    for case, curve in zip(exact[1:], found[1:], strict=True):
+        assert_close(curve, found[0], 1e-5, case)

@@ -204,3 +204,35 @@ def test_a_batch_ramp_grows_and_resumes(tmp_path: Path) -> None:
     assert [line["sequences"] for line in whole.values()][:6] != [8 * step for step in range(1, 7)]
     for step, line in whole.items():
         assert (resumed[step]["loss"], resumed[step]["sequences"]) == (line["loss"], line["sequences"])
+
+
+@pytest.mark.slow
+def test_another_batch_is_another_run(tmp_path: Path) -> None:
+    """It would go on from a sequence that the run has not reached, or has seen."""
+    finish(tiny(tmp_path), env={"UMBEL_STOP_AFTER": "2"})
+    doubled = tiny(tmp_path, "schedule.global_batch=8")
+    assert work(doubled)[0].returncode == 2
+    assert "has seen 8 sequences in 2 steps, with this batch it would be 16" in failure(doubled)["error"]
+
+
+@pytest.mark.slow
+def test_tasks_of_srun_find_each_other(tmp_path: Path) -> None:
+    """Slurm's own variables are enough on one node."""
+    config = tiny(tmp_path, "parallelism=ddp", "parallelism.processes=2", "parallelism.micro_batch=1")
+    folder, names = freeze(config), ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    step = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_ID": str(free_port() - 20000),
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "train.worker", str(folder.run_yaml)],
+            env={**clean, **step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [task.wait(timeout=90) for task in tasks] == [0, 0]
+    assert {line["world_size"] for line in read_metrics(folder)} == {2}

@@ -32,9 +32,15 @@ class Metrics:
 
     def after_step(self, record: StepRecord) -> None:
         self.pending.append(record)
-        # The first line soon: a person waits for it.
-        if record.position.step % self.config.tracker.log_every == 0 or record.position.step == 1:
+        if self._is_due(record.position.step):
             self.flush()
+
+    def _is_due(self, step: int) -> bool:
+        """The first line soon, for a person waits for it; and before work that is none of the steps' time."""
+        others = (self.config.evaluation.every, self.config.samples.every)
+        return step == 1 or any(
+            every and step % every == 0 for every in (self.config.tracker.log_every, *others)
+        )
 
     def flush(self) -> None:
         """Read what is pending and hand it on. A checkpoint must not overtake its steps' lines.
@@ -63,7 +69,7 @@ class Metrics:
     def _lines(
         self, records: list[StepRecord], losses: list[float], norms: list[float], seconds: float
     ) -> list[dict[str, Any]]:
-        rate = sum(record.targets for record in records) / seconds
+        rate = sum(record.tokens for record in records) / seconds
         mfu = self.mfu(rate)
         common = {
             "tokens_per_second": round(rate, 1),

@@ -1,0 +1,33 @@
+"""A run's data: prepared once, and the same at every start and on every process."""
+
+from __future__ import annotations
+
+from base.files import read_json, write_json
+from configs.schema import RunConfig
+from data.manifest import check_unchanged
+from data.prepare import prepare_run
+from data.prepared import Prepared, check_vocabulary
+from record.folder import RunFolder
+from train.architecture import vocab_size
+from train.distributed import World
+
+
+def open_data(config: RunConfig, folder: RunFolder, world: World) -> Prepared:
+    """The run's prepared data; of several processes one prepares it, and the others wait for it.
+
+    The first start leaves its manifest and its tokenizer in the run folder. The cache may go; whoever
+    exports the run needs the tokenizer.
+
+    Raises:
+        UmbelError: a fault in the sources, a vocabulary larger than the model's, or other data than the run
+            began with, on any process: nodes may have other files under the same names.
+    """
+    prepared = prepare_run(config)
+    check_vocabulary(prepared, vocab_size(config.model))
+    record = folder.path / "data.json"
+    if world.is_first and not record.exists():
+        prepared.tokenizer.save(folder.path / "tokenizer")
+        write_json(record, prepared.manifest)
+    world.barrier()
+    check_unchanged(read_json(record), prepared.manifest)
+    return prepared
