@@ -46,7 +46,7 @@ def main() -> None:
     try:
         from launch.cli import app
 
-        raise SystemExit(app(standalone_mode=False))
+        raise SystemExit(app(prog_name="umbel", standalone_mode=False))
     except UmbelError as error:
         _tell(error, str(error), error.exit_code)
     except (KeyboardInterrupt, Abort):

@@ -4,7 +4,7 @@
 
 Both train the same model on the same kind of batches with the same optimizer, one process. A round times one
 after the other, the order alternating; the figure is the median of the rounds' ratios. The worker's side is
-`train.loop.train` with its metrics and garbage hooks, as `umbel launch` runs it; checkpoints are off.
+`train.loop.Loop` with its metrics and garbage hooks, as `umbel launch` runs it; checkpoints are off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from train import distributed
 from train.engine import build_engine
 from train.hooks.garbage import ManualGarbageCollection
 from train.hooks.metrics import Metrics
-from train.loop import train
+from train.loop import Loop
 from train.model import build_model
 from train.saving import Position
 from train.stop import StopRequest
@@ -76,22 +76,17 @@ class Worker:
     """The real loop on the real engine, a few steps at a time."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.config, self.folder = config, RunFolder.of(config).create()
-        self.world = distributed.start(config.cluster)
-        data = config.data
-        self.stream = BatchStream(prepare(data), config.schedule, config.run.seed, weights_of(data))
-        self.engine = build_engine(config, self.world, 8)
+        folder, self.world = RunFolder.of(config).create(), distributed.start(config.cluster)
+        stream = BatchStream(prepare(config.data), config.schedule, config.run.seed, weights_of(config.data))
+        sinks = [MetricsWriter(folder, 1).write]
+        hooks = [Metrics(config, self.world, sinks, lambda _: None), ManualGarbageCollection()]
+        engine, stop = build_engine(config, self.world, 8), StopRequest(folder, polls=True)
+        self.loop = Loop(config, self.world, engine, stream, 8, stop, hooks)
         self.position = Position()
-        self.stop = StopRequest(self.folder, polls=True)
-        sinks = [MetricsWriter(self.folder, 1).write]
-        self.hooks = [Metrics(config, self.world, sinks, lambda _: None), ManualGarbageCollection()]
 
     def run(self, steps: int) -> float:
         began, tokens = time.perf_counter(), self.position.tokens
-        last = self.position.step + steps
-        self.position = train(
-            self.config, self.engine, self.stream, self.world, self.position, 8, last, self.stop, self.hooks
-        )
+        self.position = self.loop.run(self.position, self.position.step + steps)
         return (self.position.tokens - tokens) / (time.perf_counter() - began)
 
 

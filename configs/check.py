@@ -7,14 +7,11 @@ import re
 from typing import Any
 
 from base.errors import UmbelError
+from base.secrets import holds_secret
 from configs.batch import check_batch
 from configs.plain import flatten, to_dict
 from configs.schema import Model, RunConfig
 
-_SECRET_VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-(proj-|ant-)?[A-Za-z0-9]{20,}|wandb_v1_\w{20,}|gh[pos]_[A-Za-z0-9]{30,}"
-    r"|AKIA[0-9A-Z]{16})\b|://[^/\s:@]+:[^/\s@]+@"
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WHOLE_HEADS = ("llama", "olmo2")  # architectures whose heads must fill the hidden size
 _AT_LEAST = {
@@ -87,7 +84,7 @@ def _check_name(config: RunConfig) -> None:
 
 def _check_secrets(values: dict[str, Any]) -> None:
     for key, value in values.items():
-        if _SECRET_VALUE.search(str(value)):
+        if holds_secret(str(value)):
             raise UmbelError(
                 "holds a secret", where=key, fix="put it into the environment (HF_TOKEN, WANDB_API_KEY)"
             )

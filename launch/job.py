@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from base.files import write_json, write_text
+from base.secrets import redact
 from configs.compose import save
 from configs.schema import RunConfig
-from launch.redact import redact
 from record.events import utc_now
 from record.folder import RunFolder
 
@@ -29,7 +29,7 @@ def freeze(folder: RunFolder, config: RunConfig, attempt: int, command: list[str
         job / "job.json",
         {
             "time": utc_now(),
-            "command": redact(shlex.join(command)),
+            "command": shlex.join(map(redact, command)),
             "world_size": world_size,
             "host": platform.node(),
             "platform": platform.platform(),

@@ -108,6 +108,8 @@ class Watch:
             end(process)
 
     def _conclude(self, code: int) -> None:
+        if not self.folder.path.exists():
+            raise RunFailed("was deleted while it ran", where=str(self.folder.path), fix="start it again")
         if code != 0:
             raise self._failure(code)
         ending = latest(self.events(), *ENDINGS)

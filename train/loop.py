@@ -34,32 +34,35 @@ class Hook(Protocol):
     def after_step(self, record: StepRecord) -> None: ...
 
 
-def train(
-    config: RunConfig,
-    engine: Engine,
-    stream: BatchStream,
-    world: World,
-    position: Position,
-    micro_batch: int,
-    last_step: int,
-    stop: StopRequest,
-    hooks: Sequence[Hook],
-) -> Position:
-    """Train to ``last_step``, or until all processes agree to stop; returns the position where it ended."""
-    steps = range(position.step + 1, last_step + 1)
-    with stream.prefetch(steps, world.rank, world.size, micro_batch) as prefetched:
-        for step, batches in zip(steps, prefetched, strict=False):
-            began = time.perf_counter() - prefetched.data_wait
-            stops, targets, tokens = world.sum([stop.pending(), *counts(batches)])
-            if stops:
-                break
-            lr = learning_rate(config.schedule, config.optimizer.lr, step)
-            metrics = engine.step(step, batches, targets, lr)
-            position = position.after(len(stream.slots(step)), targets)
-            record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait)
-            for hook in hooks:
-                hook.after_step(record)
-    return position
+@dataclass
+class Loop:
+    """What the steps of one start have in common."""
+
+    config: RunConfig
+    world: World
+    engine: Engine
+    stream: BatchStream
+    micro_batch: int
+    stop: StopRequest
+    hooks: Sequence[Hook]
+
+    def run(self, position: Position, last_step: int) -> Position:
+        """Train to ``last_step``, or until all processes agree to stop; returns where it ended."""
+        config, world = self.config, self.world
+        steps = range(position.step + 1, last_step + 1)
+        with self.stream.prefetch(steps, world.rank, world.size, self.micro_batch) as prefetched:
+            for step, batches in zip(steps, prefetched, strict=False):
+                began = time.perf_counter() - prefetched.data_wait
+                stops, targets, tokens = world.sum([self.stop.pending(), *counts(batches)])
+                if stops:
+                    break
+                lr = learning_rate(config.schedule, config.optimizer.lr, step)
+                metrics = self.engine.step(step, batches, targets, lr)
+                position = position.after(len(self.stream.slots(step)), targets)
+                record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait)
+                for hook in self.hooks:
+                    hook.after_step(record)
+        return position
 
 
 def counts(batches: Sequence[MicroBatch]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from train.hooks.evaluation import Evaluation
 from train.hooks.garbage import ManualGarbageCollection
 from train.hooks.metrics import Metrics, Sink
 from train.hooks.samples import Samples
-from train.loop import Hook, train
+from train.loop import Hook, Loop
 from train.memory import device_memory
 from train.micro_batch import choose_micro_batch
 from train.prompt import trained_on_chats
@@ -72,17 +72,8 @@ class Session:
         # What a kill repeats does no harm, what it skips would: checkpoints come last.
         hooks: list[Hook] = [metrics, *self._observers(), checkpoints, ManualGarbageCollection()]
         self._phase("first step")
-        position = train(
-            config,
-            self.engine,
-            self.stream,
-            self.world,
-            position,
-            self.micro_batch,
-            last_step,
-            self.stop,
-            hooks,
-        )
+        loop = Loop(config, self.world, self.engine, self.stream, self.micro_batch, self.stop, hooks)
+        position = loop.run(position, last_step)
         checkpoints.save(position)
         if position.step < steps:
             if self.world.is_first:

@@ -59,6 +59,7 @@ def test_an_unknown_run_is_named(runs: Path) -> None:
 
 
 def test_a_run_that_cannot_be_read_hides_no_other(runs: Path) -> None:
+    make_run(runs, "a")
     (runs / "b").mkdir()
     (runs / "b" / "run.yaml").write_text(":{")
     shown = umbel("status").output

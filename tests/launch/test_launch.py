@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,15 @@ def test_a_busy_port_is_told(place: Place) -> None:
     assert code == 2
     assert f"MASTER_PORT: port {port} is busy" in text
     assert not place.run.path.exists()
+
+
+def test_a_folder_deleted_meanwhile_is_told(place: Place) -> None:
+    launcher = place.start_long()
+    shutil.rmtree(place.run.path)
+    _, text = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "was deleted while it ran" in text
+    assert "Traceback" not in text
 
 
 def test_bad_data_starts_nothing(place: Place) -> None:

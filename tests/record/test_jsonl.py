@@ -52,6 +52,14 @@ def test_a_line_that_is_no_object_is_told(tmp_path: Path) -> None:
         read_lines(path)
 
 
+def test_a_line_without_its_keys_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    append_lines(path, [{"event": "start", "time": "now"}, {"event": "start"}])
+    for read in (read_lines, tail_lines):
+        with pytest.raises(UmbelError, match="lacks time"):
+            read(path, keys=("event", "time"))
+
+
 def test_zeros_after_a_power_cut_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n' + bytes(100_000))
