@@ -31,7 +31,7 @@ from train.hooks.garbage import ManualGarbageCollection
 from train.hooks.metrics import Metrics
 from train.loop import Loop
 from train.model import build_model
-from train.saving import Position
+from train.position import Position
 from train.stop import StopRequest
 
 

@@ -11,7 +11,7 @@ from configs.schema import RunConfig
 from data.stream import BatchStream, MicroBatch
 from train.distributed import World
 from train.engine import Engine, StepMetrics
-from train.saving import Position
+from train.position import Position
 from train.schedule import learning_rate
 from train.stop import StopRequest
 

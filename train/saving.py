@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from base.errors import UmbelError
-from base.files import sha256_json
 from checkpoint import manifest as manifests
-from checkpoint.format import BUFFER, step_name
+from checkpoint.format import step_name
 from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
-from checkpoint.writer import Fragment, clean, commit, discard, write_share
-from configs.batch import sequences_at
-from configs.compose import is_defining
-from configs.plain import flatten, to_dict
-from configs.schema import RunConfig, Schedule
+from checkpoint.writer import clean, commit, discard, write_share
+from configs.schema import RunConfig
 from record.events import record_event
 from record.folder import RunFolder
 from train.base_model import check_base, describe_base
 from train.distributed import World
 from train.engine import Engine
-from train.parameters import parameter_shape
-from train.state import persistent_buffers
-
-_SAFETENSORS = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_HYPERPARAMETERS = ("betas", "eps", "weight_decay")
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run is: all of its state that is not a tensor."""
-
-    step: int = 0
-    sequences: int = 0
-    tokens: int = 0  # target tokens learned from
-
-    def after(self, sequences: int, tokens: int) -> Position:
-        """One step later."""
-        return Position(self.step + 1, self.sequences + sequences, self.tokens + tokens)
+from train.facts import (
+    check_parameters,
+    check_position,
+    config_fingerprint,
+    group_steps,
+    groups_of,
+    software,
+)
+from train.portable import fragments, read_buffers, read_into, trainable_shapes
+from train.position import Position
 
 
 class Saver:
@@ -120,11 +95,11 @@ class Saver:
                 for kind, view in piece.views.items():
                     read_into(reader, piece.parameter, kind, piece.start, view)
             read_buffers(reader, engine.model)
-        engine.state.loaded(_group_steps(engine, manifest["groups"]))
+        engine.state.loaded(group_steps(engine, manifest["groups"]))
         self.parent = manifests.digest(checkpoint)
         return Position(manifest["step"], manifest["sequences"], manifest["tokens"])
 
-    def _together(self, work: Any) -> None:
+    def _together(self, work: Callable[[], object]) -> None:
         """Do a part on every process; if it fails on one, it has failed on all, and none waits in vain."""
         error: Exception | None = None
         try:
@@ -138,17 +113,8 @@ class Saver:
             raise PeerFailed("another process failed", where=str(self.folder.checkpoints))
 
     def _write_share(self, engine: Engine, step: int) -> None:
-        shapes, fragments = trainable_shapes(engine.model), self._fragments(engine)
-        write_share(self.folder.checkpoints, step, self.world.rank, self.world.size, fragments, shapes)
-
-    def _fragments(self, engine: Engine) -> Iterator[Fragment]:
-        for piece in engine.state.owned():
-            for kind, view in piece.views.items():
-                yield Fragment(piece.parameter, kind, piece.start, host_bytes(view), "F32", tuple(view.shape))
-        if self.world.is_first:
-            for name, buffer in persistent_buffers(engine.model):
-                dtype = _SAFETENSORS[buffer.dtype]
-                yield Fragment(name, BUFFER, 0, host_bytes(buffer), dtype, tuple(buffer.shape))
+        shapes, rank, size = trainable_shapes(engine.model), self.world.rank, self.world.size
+        write_share(self.folder.checkpoints, step, rank, size, fragments(engine), shapes)
 
     def _commit(self, engine: Engine, position: Position, began: float) -> None:
         facts = self._facts(engine, position)
@@ -168,7 +134,7 @@ class Saver:
             "parent": self.parent,
             "config_fingerprint": config_fingerprint(self.config),
             "data_fingerprint": self.data_fingerprint,
-            "groups": _groups(engine),
+            "groups": groups_of(engine),
             "software": software(),
             "topology": {
                 "world_size": self.world.size,
@@ -190,90 +156,5 @@ class Saver:
             )
 
 
-def check_position(manifest: dict[str, Any], schedule: Schedule, checkpoint: Path) -> None:
-    """Refuse a batch schedule under which other sequences would have been seen by now.
-
-    Raises:
-        UmbelError: going on would skip or repeat data.
-    """
-    expected = sequences_at(schedule, manifest["step"])
-    if manifest["sequences"] != expected:
-        raise UmbelError(
-            f"has seen {manifest['sequences']} sequences in {manifest['step']} steps, "
-            f"with this batch it would be {expected}",
-            where=str(checkpoint),
-            fix="keep schedule.global_batch and schedule.batch_ramp: another batch is another run",
-        )
-
-
 class PeerFailed(UmbelError):
     """A step that all processes take together failed on another one, which says why."""
-
-
-def config_fingerprint(config: RunConfig) -> str:
-    """sha256 over the defining keys."""
-    return sha256_json({key: value for key, value in flatten(to_dict(config)).items() if is_defining(key)})
-
-
-def check_parameters(manifest: dict[str, Any], model: torch.nn.Module, checkpoint: Path) -> None:
-    """Refuse a checkpoint whose trained parameters are not those of the model.
-
-    Raises:
-        UmbelError: names the first one that differs.
-    """
-    ours, theirs = trainable_shapes(model), manifest["parameters"]
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            raise UmbelError(
-                f"holds {name} as {theirs.get(name, 'nothing')}, the model has {ours.get(name, 'nothing')}",
-                where=str(checkpoint),
-            )
-
-
-def trainable_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
-    return {
-        name: list(parameter_shape(parameter))
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def read_into(reader: StateReader, name: str, kind: str, start: int, target: torch.Tensor) -> None:
-    """Fill a tensor on any device with stored elements, through one host buffer of its size."""
-    raw = reader.read(name, kind, start, start + target.numel())
-    target.copy_(torch.from_numpy(raw).view(target.dtype).view(target.shape))
-
-
-def read_buffers(reader: StateReader, model: torch.nn.Module) -> None:
-    """Fill the model's persistent buffers."""
-    for name, buffer in persistent_buffers(model):
-        read_into(reader, name, BUFFER, 0, buffer)
-
-
-def host_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's raw bytes in host memory."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def software() -> dict[str, str]:
-    """Versions a later reader may want to know."""
-    packages = ("umbel", "torch", "deepspeed", "accelerate", "transformers")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def _groups(engine: Engine) -> list[dict[str, Any]]:
-    steps = engine.state.group_steps()
-    return [
-        {
-            "names": group["names"],
-            "step": step,
-            "hyperparameters": {key: group[key] for key in _HYPERPARAMETERS},
-        }
-        for group, step in zip(engine.optimizer.param_groups, steps, strict=True)
-    ]
-
-
-def _group_steps(engine: Engine, saved: list[dict[str, Any]]) -> list[int]:
-    """The saved step counter of each live group, matched by parameter: groups may be cut differently."""
-    by_name = {name: group["step"] for group in saved for name in group["names"]}
-    return [by_name[group["names"][0]] for group in engine.optimizer.param_groups]

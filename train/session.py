@@ -26,9 +26,10 @@ from train.hooks.samples import Samples
 from train.loop import Hook, Loop
 from train.memory import device_memory
 from train.micro_batch import choose_micro_batch
+from train.position import Position
 from train.prompt import trained_on_chats
 from train.run_data import open_data
-from train.saving import Position, Saver
+from train.saving import Saver
 from train.stop import StopRequest
 from train.utilisation import utilisation
 

@@ -23,9 +23,11 @@ from record.folder import RunFolder
 from train.architecture import model_config
 from train.base_model import check_base, describe_base
 from train.engine import round_weights
+from train.facts import check_parameters
 from train.model import build_model, build_skeleton
+from train.portable import read_buffers, read_into
+from train.position import Position
 from train.prompt import trained_on_chats
-from train.saving import Position, check_parameters, read_buffers, read_into
 from train.state import MASTER
 
 

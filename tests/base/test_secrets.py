@@ -10,7 +10,11 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 letters = st.text(alphabet=ALPHABET, min_size=20, max_size=40)
 
 
-@given(secret=letters, prefix=st.sampled_from(["hf_", "sk-", "sk-ant-", "ghp_", "github_pat_", "xoxb-"]), around=st.text(max_size=20))
+@given(
+    secret=letters,
+    prefix=st.sampled_from(["hf_", "sk-", "sk-ant-", "ghp_", "github_pat_", "xoxb-"]),
+    around=st.text(max_size=20),
+)
 def test_tokens_are_known_by_their_form(secret: str, prefix: str, around: str) -> None:
     assert prefix + secret not in redact(f"{around} {prefix}{secret} {around}")
 

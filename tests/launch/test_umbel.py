@@ -145,4 +145,4 @@ def test_misuse_is_one_line(tmp_path: Path, arguments: list[str], told: str) -> 
 def test_without_a_verb_the_help_is_shown(tmp_path: Path, arguments: list[str]) -> None:
     done = run("-c", "import umbel; umbel.main()", *arguments, cwd=tmp_path)
     assert "Usage: umbel" in done.stdout
-    assert (done.returncode, done.stderr) == (2, "")
+    assert (done.returncode, done.stderr.strip()) == (2, "")

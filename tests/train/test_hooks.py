@@ -22,7 +22,7 @@ from train.hooks.evaluation import Evaluation, held_out_losses
 from train.hooks.metrics import Metrics
 from train.hooks.samples import Samples
 from train.loop import StepRecord
-from train.saving import Position
+from train.position import Position
 
 
 def at(step: int, loss: float = 1.0, grad_norm: float = 1.0) -> StepRecord:

@@ -13,7 +13,12 @@ from support.runs import tiny
 
 STAGES = ["ddp", "zero1", "zero2", "zero3"]
 # Sizes that neither a world of 2 nor DeepSpeed's alignment divides.
-ODD = ("model.config.hidden_size=33", "model.config.n_head=3", "model.config.vocab_size=321")
+ODD = (
+    "schedule.global_batch=8",
+    "model.config.hidden_size=33",
+    "model.config.n_head=3",
+    "model.config.vocab_size=321",
+)
 STEPS = 3
 
 
@@ -24,7 +29,8 @@ def matrix(folder: str, precision: str) -> list[str]:
     from record.folder import RunFolder
     from train import distributed
     from train.engine import build_engine
-    from train.saving import Position, Saver
+    from train.position import Position
+    from train.saving import Saver
 
     world, differing = None, []
     for source in STAGES:

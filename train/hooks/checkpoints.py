@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from train.engine import Engine
 from train.loop import StepRecord
-from train.saving import Position, Saver
+from train.position import Position
+from train.saving import Saver
 
 
 class Checkpoints:
