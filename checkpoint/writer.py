@@ -174,14 +174,25 @@ def _disk_faults(checkpoints: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(checkpoints).free
             raise _disk_full(checkpoints, needed, free) from error
+        if error.errno == errno.EFBIG:
+            raise _file_too_large(checkpoints, needed) from error
         raise UmbelError(
             f"no checkpoint could be written ({error.strerror})",
             where=str(error.filename or checkpoints),
             fix="older checkpoints are as they were",
         ) from error
+
+
+def _file_too_large(checkpoints: Path, needed: int) -> UmbelError:
+    return UmbelError(
+        f"no file may become that large here: one rank's share of the checkpoint needs {human_bytes(needed)}",
+        where=str(checkpoints),
+        fix="raise the limit on file sizes (ulimit -f), or write to another file system;"
+        " older checkpoints are as they were",
+    )
 
 
 def _disk_full(checkpoints: Path, needed: int, free: int) -> UmbelError:

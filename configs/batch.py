@@ -62,6 +62,7 @@ def _check_divisible(schedule: Schedule, world_size: int, micro_batch: int) -> N
     unit, batch, ramp = world_size * micro_batch, schedule.global_batch, schedule.batch_ramp
     split = f"divisible by {world_size} processes × micro_batch {micro_batch} = {unit}"
     worlds = _nearest_worlds(batch_divisor(schedule), micro_batch, world_size)
+    or_worlds = f"; or processes: {worlds}" if worlds else ""
     if batch % unit:
         nearest = " or ".join(
             str(number) for number in (batch // unit * unit, (batch // unit + 1) * unit) if number
@@ -69,13 +70,13 @@ def _check_divisible(schedule: Schedule, world_size: int, micro_batch: int) -> N
         raise UmbelError(
             f"{batch} is not {split}",
             where="schedule.global_batch",
-            fix=f"nearest that are: {nearest}; or processes: {worlds}",
+            fix=f"nearest that are: {nearest}{or_worlds}",
         )
     if ramp is not None and batch_divisor(schedule) % unit:
         raise UmbelError(
             f"start {ramp.start} and increment {ramp.increment} are not both {split}",
             where="schedule.batch_ramp",
-            fix=f"take multiples of {unit}; or processes: {worlds}",
+            fix=f"take multiples of {unit}{or_worlds}",
         )
 
 
@@ -99,4 +100,4 @@ def _nearest_worlds(divisor: int, micro_batch: int, wanted: int) -> str:
     """The three world sizes nearest to ``wanted`` that split ``divisor`` sequences evenly."""
     worlds = [world for world in range(1, divisor // micro_batch + 1) if divisor % (world * micro_batch) == 0]
     nearest = sorted(worlds, key=lambda world: abs(world - wanted))[:3]
-    return ", ".join(map(str, sorted(nearest))) or "none"
+    return ", ".join(map(str, sorted(nearest)))

@@ -10,10 +10,10 @@ from base.errors import UmbelError
 from base.secrets import holds_secret
 from configs.batch import check_batch
 from configs.plain import flatten, to_dict
-from configs.schema import Model, RunConfig
+from configs.schema import RunConfig
+from configs.shape import check_shape
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_WHOLE_HEADS = ("llama", "olmo2")  # architectures whose heads must fill the hidden size
 _AT_LEAST = {
     "run.seed": 0,
     "model.lora.r": 1,
@@ -103,7 +103,9 @@ def _check_model(config: RunConfig) -> None:
         raise UmbelError(
             "needs exactly one of model.arch and model.pretrained",
             where="model",
-            fix="for example model=bloom_560m",
+            fix="set model.pretrained=…, or model=bloom_560m"
+            if model.arch is None
+            else "for model.pretrained add model=pretrained, or drop it",
         )
     if model.pretrained and model.config:
         raise UmbelError(
@@ -111,38 +113,7 @@ def _check_model(config: RunConfig) -> None:
         )
     if model.revision and not model.pretrained:
         raise UmbelError("has a meaning only with model.pretrained", where="model.revision")
-    _check_shape(model, config.data.sequence_length)
-
-
-def _check_shape(model: Model, sequence_length: int) -> None:
-    hidden = _size(model.config, "hidden_size", "n_embd")
-    heads = _size(model.config, "num_attention_heads", "n_head")
-    head_dim = _size(model.config, "head_dim")
-    if hidden and heads and not (head_dim and model.arch not in _WHOLE_HEADS):
-        _check_heads(hidden, heads, head_dim)
-    longest = _size(model.config, "max_position_embeddings", "n_positions")
-    if longest and sequence_length > longest:
-        raise UmbelError(
-            f"{sequence_length} is beyond the model's {longest} positions",
-            where="data.sequence_length",
-            fix=f"set it to at most {longest}",
-        )
-
-
-def _check_heads(hidden: int, heads: int, head_dim: int | None) -> None:
-    if hidden % heads:
-        nearest = (hidden // heads * heads, (hidden // heads + 1) * heads)
-        raise UmbelError(
-            f"hidden size {hidden} is not heads × head_dim: {heads} heads do not divide it",
-            where="model.config",
-            fix=f"nearest that fit: {' or '.join(str(size) for size in nearest if size)}",
-        )
-    if head_dim and heads * head_dim != hidden:
-        raise UmbelError(
-            f"{heads} heads × head_dim {head_dim} = {heads * head_dim}, but hidden size is {hidden}",
-            where="model.config.head_dim",
-            fix=f"set it to {hidden // heads}, or leave it out",
-        )
+    check_shape(model, config.data.sequence_length)
 
 
 def _check_data(config: RunConfig) -> None:
@@ -215,14 +186,3 @@ def _check_parallelism(config: RunConfig) -> None:
         raise UmbelError("needs zero_stage 3", where="parallelism.offload_parameters")
     if parallelism.processes is not None:
         check_batch(config, parallelism.processes)
-
-
-def _size(config: dict[str, Any], *names: str) -> int | None:
-    """The first of these keys that the model's config holds, which must be a whole number."""
-    name = next((name for name in names if config.get(name) is not None), None)
-    if name is None:
-        return None
-    value = config[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UmbelError(f"must be a whole number above 0, not {value!r}", where=f"model.config.{name}")
-    return value

@@ -13,7 +13,7 @@ from base.errors import UmbelError, did_you_mean
 from base.files import write_text
 from configs.check import check
 from configs.plain import flatten, to_dict
-from configs.schema import EXECUTION_KEYS, EXECUTION_SECTIONS, RunConfig
+from configs.schema import EXECUTION_KEYS, EXECUTION_SECTIONS, PLACES, RunConfig
 from configs.typed import build
 
 CONFIG_DIR = Path(__file__).resolve().parent
@@ -75,7 +75,9 @@ def differing_keys(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]
 
 
 def is_defining(key: str) -> bool:
-    return key.split(".")[0] not in EXECUTION_SECTIONS and key not in EXECUTION_KEYS
+    """Whether another value of ``key`` makes another run."""
+    execution = key.split(".")[0] in EXECUTION_SECTIONS or key in EXECUTION_KEYS
+    return not execution and not re.fullmatch(PLACES, key)
 
 
 def groups(config_dir: Path | None = None) -> dict[str, list[str]]:

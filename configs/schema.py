@@ -16,6 +16,11 @@ EXECUTION_KEYS = ("run.name", "run.dir", "data.cache_dir", "model.compile", "mod
 """Single keys outside those sections that may differ too."""
 
 
+PLACES = r"data\.path|data\.sources\.[^.]+\.path|data\.tokenizer\.path|model\.pretrained"
+"""Keys that say where something lies. What lies there defines the run, and is known by its hashes: the place
+may differ from machine to machine."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """Who the run is."""

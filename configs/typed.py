@@ -12,6 +12,8 @@ from base.errors import UmbelError, did_you_mean
 
 T = TypeVar("T")
 
+_EXAMPLES = {int: "8", float: "0.1", bool: "true"}
+
 
 def build(cls: type[T], value: Any, path: str = "") -> T:
     """Build dataclass ``cls`` from nested mappings.
@@ -94,7 +96,9 @@ def _union(hint: Any, value: Any, path: str) -> Any:
 
 
 def _wrong(hint: Any, value: Any, path: str) -> UmbelError:
-    fix = None
+    fix = (
+        f"for example {path}={_EXAMPLES[hint]}" if path[-1:] not in ("", "]") and hint in _EXAMPLES else None
+    )
     if hint is str and isinstance(value, int | float) and path:
         fix = f"""quote it twice: {path}='"{value}"'"""
     return UmbelError(f"must be {_describe(hint)}, not {_show(value)}", where=path, fix=fix)

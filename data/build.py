@@ -40,6 +40,7 @@ class SplitTotals:
     truncated_tokens: int = 0
     left_out_documents: int = 0  # packing=False: nothing left to learn
     left_out_tokens: int = 0  # packing: the end of the stream, too short for a row
+    rows_without_targets: int = 0  # packing: left out, for nothing in them is learned
     shards: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -72,7 +73,8 @@ def build_source(
         carry = progress.carries[split]
         if carry is not None:
             # Of a carry's tokens the first was already a target, in the row before, if there is one.
-            totals.left_out_tokens = len(carry.ids) - (1 if totals.rows else 0)
+            cut = totals.rows + totals.rows_without_targets
+            totals.left_out_tokens = len(carry.ids) - (1 if cut else 0)
     return progress.splits
 
 
@@ -100,11 +102,13 @@ def _build_part(
 
 
 def _to_rows(examples: list[Example], split: str, data: Data, progress: Progress) -> list[Row]:
+    totals = progress.splits[split]
     if data.packing:
         rows, progress.carries[split] = pack(progress.carries[split], examples, data.sequence_length)
-        return rows
+        learned = [row for row in rows if row.has_targets]
+        totals.rows_without_targets += len(rows) - len(learned)
+        return learned
     rows, cut_documents, cut_tokens, left_out = one_per_row(examples, data.sequence_length)
-    totals = progress.splits[split]
     totals.truncated_documents += cut_documents
     totals.truncated_tokens += cut_tokens
     totals.left_out_documents += left_out

@@ -11,7 +11,7 @@ from data.document import OpenSource
 from data.sources import sources_of
 from data.tokenizer import TextTokenizer
 
-VERSION = 1
+VERSION = 2
 NAME = "manifest.json"
 SPLITS = ("train", "held_out")
 COLOURED = ("fingerprint", "sizes", "unigram_entropy")

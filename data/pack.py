@@ -22,6 +22,11 @@ class Row:
     mask: Mask | None
     doc_lens: Ids
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether there is anything to learn: the first token is no target."""
+        return len(self.ids) > 1 and (self.mask is None or bool(self.mask[1:].any()))
+
 
 def pack(carry: Row | None, examples: Sequence[Example], length: int) -> tuple[list[Row], Row | None]:
     """Append examples to the carry of the call before, and cut rows of ``length + 1`` tokens.
@@ -49,10 +54,11 @@ def one_per_row(examples: Iterable[Example], length: int) -> tuple[list[Row], in
         cut_documents += len(ids) < len(example.ids)
         cut_tokens += len(example.ids) - len(ids)
         mask = None if mask is None else mask[: length + 1]
-        if len(ids) < 2 or (mask is not None and not mask[1:].any()):
+        row = Row(ids, mask, np.array([len(ids)], np.int32))
+        if row.has_targets:
+            rows.append(row)
+        else:
             left_out += 1
-            continue
-        rows.append(Row(ids, mask, np.array([len(ids)], np.int32)))
     return rows, cut_documents, cut_tokens, left_out
 
 

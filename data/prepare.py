@@ -34,8 +34,8 @@ def prepare(data: Data, *, pretrained: str | None = None, say: Say = lambda _: N
     tokenizer is trained on the data's train split.
 
     Raises:
-        UmbelError: any fault in the sources or the tokenizer, too little text for one row, or a cache folder
-            that cannot be written.
+        UmbelError: any fault in the sources or the tokenizer, too little text for one row, nothing to
+            learn in the rows, or a cache folder that cannot be written.
     """
     cache = cache_folder(data)
     sources = open_sources(data, say)
@@ -170,11 +170,30 @@ def _check_not_empty(name: str, totals: dict[str, SplitTotals], data: Data) -> N
     where = key_of(data, name)
     if not train.documents and not held_out.documents:
         raise UmbelError("holds no text", where=where, fix="check its path and its field")
-    if not train.rows and name in weights_of(data):
-        need = data.sequence_length + 1 if data.packing else 2
+    if train.rows or name not in weights_of(data):
+        return
+    if train.rows_without_targets or train.truncated_documents:
         raise UmbelError(
-            f"too little text to train on: {train.tokens} tokens ({held_out.tokens} more are held out), "
-            f"and one row needs {need}",
+            f"nothing to learn: {_all_cut(train, data)}",
             where=where,
-            fix="give it more text, or lower data.sequence_length or data.held_out",
+            fix="set a longer data.sequence_length",
         )
+    need = data.sequence_length + 1 if data.packing else 2
+    raise UmbelError(
+        f"too little text to train on: {train.tokens} tokens ({held_out.tokens} more are held out), "
+        f"and one row needs {need}",
+        where=where,
+        fix="give it more text, or lower data.sequence_length or data.held_out",
+    )
+
+
+def _all_cut(train: SplitTotals, data: Data) -> str:
+    """Why chats (a text's tokens are all learned) made no row."""
+    if data.packing:
+        what = f"none of the {train.rows_without_targets} rows of data.sequence_length={data.sequence_length}"
+        return f"{what} reaches an answer"
+    return (
+        f"data.sequence_length={data.sequence_length} cuts {train.truncated_documents} of "
+        f"{train.documents} examples ({train.tokens // train.documents} tokens each on average) "
+        "before their first answer"
+    )

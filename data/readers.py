@@ -66,7 +66,10 @@ def missing_column(where: str, column: str, existing: list[str]) -> UmbelError:
     return UmbelError(
         f"has no column '{column}', only: {', '.join(existing) or 'none'}",
         where=where,
-        fix="name one of them as data.sources.<name>.field",
+        fix="set data.format=text"
+        if column == MESSAGES
+        else "name one of them as the source's field (in place of data.path: "
+        "data=local 'data.sources.mine={path: …, field: …}')",
     )
 
 
@@ -99,11 +102,24 @@ def _encodable(text: str, where: str) -> str:
 
 
 def _whole_file(path: Path) -> Document:
+    with _open(path) as file:
+        return Document(str(path), _decoded(file.read(), path, 1))
+
+
+def _decoded(content: bytes, path: Path, line: int) -> str:
+    """UTF-8 to text. ASCII in UTF-16 is UTF-8 too, but full of zero bytes, which no text holds."""
     try:
-        with _open(path) as file:
-            return Document(str(path), file.read().decode())
+        wrong = content.find(b"\0")
+        if wrong < 0:
+            return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UmbelError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from error
+        wrong = error.start
+    line += content.count(b"\n", 0, wrong)
+    raise UmbelError(
+        "is not UTF-8 text",
+        where=f"{path}:{line}",
+        fix="convert it: iconv -f <encoding, often UTF-16> -t UTF-8",
+    )
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -113,8 +129,8 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except ValueError as error:  # UnicodeDecodeError is one too
+                record = json.loads(_decoded(line, path, number))
+            except ValueError as error:
                 raise UmbelError(f"is not JSON ({error})", where=f"{path}:{number}") from error
             if not isinstance(record, dict):
                 what = f'must be an object like {{"text": …}}, not {_kind_name(record)}'

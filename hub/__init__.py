@@ -1,0 +1,1 @@
+"""How institutions share a run: the room that the hub and the relay move into."""

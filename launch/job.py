@@ -7,17 +7,16 @@ import platform
 import shlex
 import subprocess
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from base.files import write_json, write_text
 from base.secrets import redact
 from configs.compose import save
 from configs.schema import RunConfig
+from launch.processes import HOME
 from record.events import utc_now
 from record.folder import RunFolder
 
-HOME = Path(__file__).resolve().parent.parent
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "NCCL_", "OMP_NUM_THREADS", "SLURM_", "TORCH_", "UMBEL_")
 
 

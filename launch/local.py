@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from base.errors import UmbelError
+from base.files import read_json
 from configs.batch import check_batch
 from configs.check import warnings
 from configs.schema import RunConfig
@@ -16,8 +17,10 @@ from launch import preflight
 from launch.devices import world_size
 from launch.fits import check_fits
 from launch.job import freeze
+from launch.paths import absolute_paths
 from launch.processes import command, environment, start
 from launch.screens.console import err, say, warn
+from launch.screens.data import cut_examples
 from launch.screens.differences import differences_table
 from launch.screens.useful import useful_commands
 from launch.watch import Watch
@@ -47,6 +50,8 @@ def launch(
         UmbelError: a check refuses.
         RunFailed: the workers failed.
     """
+    config = absolute_paths(config)
+    preflight.check_one_node(config)
     folder, processes = RunFolder.of(config), world_size(config)
     check_batch(config, processes)
     if processes > 1:
@@ -55,21 +60,17 @@ def launch(
         warn(note)
     changed = _changed_keys(config, folder, change)
     is_new = not folder.path.exists()
-    with preflight.take(folder.create(), say) as lock, _whole(folder, is_new):
-        if not yes and next_attempt(folder) == 1:
-            check_fits(config, folder, processes)
-        if _is_finished(folder, config):
-            say(f"{folder.name} is finished; for a new run set run.name, for more steps:")
-            say(f"  umbel resume {folder.handle} --change schedule.steps={2 * config.schedule.steps}")
-            return 0
-        clear_stop(folder)
-        _prepare_data(config, folder)
-        if stop_requested(folder):
-            say(f"{folder.name} was asked to stop before its workers started")
-            return 0
-        if changed:
-            record_event(folder, "change", keys={key: [old, new] for key, old, new in changed})
-        freeze(folder, config, next_attempt(folder), typed, processes)
+    with contextlib.ExitStack() as held:
+        with _telling_ctrl_c():
+            lock = held.enter_context(preflight.take(folder.create(), say))
+            with _whole(folder, is_new):
+                if not yes and next_attempt(folder) == 1:
+                    check_fits(config, folder, processes)
+                if not _make_ready(config, folder):
+                    return 0
+                if changed:
+                    record_event(folder, "change", keys={key: [old, new] for key, old, new in changed})
+                freeze(folder, config, next_attempt(folder), typed, processes)
         return _run(config, folder, lock, processes, detach, variables or {})
 
 
@@ -83,6 +84,29 @@ def _changed_keys(config: RunConfig, folder: RunFolder, change: bool) -> list[tu
             fix=f"set run.name, or umbel resume {folder.handle}; with --change it takes the new keys",
         )
     return changed
+
+
+def _make_ready(config: RunConfig, folder: RunFolder) -> bool:
+    """Prepare the data, unless there is nothing to do or, meanwhile, a wish to stop; whether to go on."""
+    if _is_finished(folder, config):
+        say(f"{folder.name} is finished; for a new run set run.name, for more steps:")
+        say(f"  umbel resume {folder.handle} --change schedule.steps={2 * config.schedule.steps}")
+        return False
+    clear_stop(folder)
+    _prepare_data(config, folder)
+    if stop_requested(folder):
+        say(f"{folder.name} was asked to stop before its workers started")
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _telling_ctrl_c() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped before the workers started")
+        raise
 
 
 @contextlib.contextmanager
@@ -101,10 +125,16 @@ def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
 
 
 def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
+    """Prepare, and refuse other data than the run began with before its run.yaml is touched."""
+    from data.manifest import check_unchanged
     from data.prepare import prepare_run
 
     record_event(folder, "phase", name="preparing data")
-    prepare_run(config, say)
+    prepared, began_with = prepare_run(config, say), folder.path / "data.json"
+    if began_with.exists():
+        check_unchanged(read_json(began_with), prepared.manifest)
+    for note in cut_examples(prepared.manifest):
+        warn(note)
 
 
 def _run(

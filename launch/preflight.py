@@ -13,16 +13,31 @@ import psutil
 from base.errors import UmbelError
 from configs.compose import differing_keys, load
 from configs.schema import RunConfig
+from launch import processes
 from record.folder import RunFolder
 from record.lock import RunLock, holder
-
-ORPHAN_SECONDS = 120
-"""How long a start waits for workers whose launcher was killed and which are saving."""
 
 
 def check_same_run(config: RunConfig, folder: RunFolder) -> list[tuple[str, Any, Any]]:
     """The defining keys in which the run that owns the folder differs; empty when it may be continued."""
-    return differing_keys(load(folder.run_yaml), config) if folder.run_yaml.is_file() else []
+    if not folder.run_yaml.is_file():
+        return []
+    return differing_keys(load(folder.run_yaml), config)
+
+
+def check_one_node(config: RunConfig) -> None:
+    """Refuse a run on several machines: this launcher starts processes on its own alone.
+
+    Raises:
+        UmbelError: ``cluster.nodes`` is more than 1; says what starts it.
+    """
+    if config.cluster.nodes > 1:
+        file = RunFolder.of(config).run_yaml
+        raise UmbelError(
+            f"{config.cluster.nodes} nodes, but umbel launch starts processes on this machine only",
+            where="cluster.nodes",
+            fix=f"set it to 1, or start 'python -m train.worker {file}' under srun or torchrun on each node",
+        )
 
 
 def take(folder: RunFolder, say: Callable[[str], None]) -> RunLock:
@@ -34,7 +49,7 @@ def take(folder: RunFolder, say: Callable[[str], None]) -> RunLock:
     owner = holder(folder, "launch") or holder(folder)
     if owner and _is_orphaned(folder):
         say("an earlier attempt is still saving; waiting for it…")
-        deadline = time.monotonic() + ORPHAN_SECONDS
+        deadline = time.monotonic() + processes.SAVE_SECONDS
         while time.monotonic() < deadline and (holder(folder, "launch") or holder(folder)):
             time.sleep(0.2)
     lock = RunLock(folder, "launch").acquire()

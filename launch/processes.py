@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,13 @@ from configs.schema import RunConfig
 
 HOME = Path(__file__).resolve().parent.parent
 SAVE_SECONDS = 600
-"""How long workers may take over a collective save before torchrun kills them."""
+"""How long workers may take over a collective save before they are killed, or another start gives up."""
+
+_FOREIGN = re.compile(
+    r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_(RANK|WORLD_SIZE|NAME)"
+    r"|TORCHELASTIC_.*|SLURM_STEP_ID|SLURM_PROCID"
+)
+"""Variables that place a process in a world: those of the caller's shell say nothing of our workers."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -34,7 +41,7 @@ def command(run_yaml: Path, world_size: int) -> list[str]:
 
 
 def environment(config: RunConfig, processes: int) -> dict[str, str]:
-    """The caller's environment, and what makes our packages win and the cores suffice."""
+    """The caller's environment without a place in a world, and what makes packages win and cores suffice."""
     cores = len(os.sched_getaffinity(0))
     defaults = {
         "OMP_NUM_THREADS": str(max(1, cores // processes)),
@@ -49,7 +56,8 @@ def environment(config: RunConfig, processes: int) -> dict[str, str]:
     }
     if config.cluster.device == "cpu":
         fixed["CUDA_VISIBLE_DEVICES"] = ""
-    return {**defaults, **os.environ, **fixed}
+    callers = {name: value for name, value in os.environ.items() if not _FOREIGN.fullmatch(name)}
+    return {**defaults, **callers, **fixed}
 
 
 def start(

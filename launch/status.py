@@ -8,7 +8,7 @@ from typing import Any
 
 from base.errors import UmbelError
 from configs.compose import load
-from record.events import latest, read_events
+from record.events import latest, read_events, since_start
 from record.folder import RunFolder
 from record.jsonl import tail_lines
 from record.metrics import KEYS, lineage
@@ -42,7 +42,7 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
     events = read_events(folder)
     total = steps if steps is not None else load(folder.run_yaml).schedule.steps
     state = run_state(folder, events)
-    start, checkpoint = latest(events, "start") or {}, latest(events, "checkpoint") or {}
+    start, checkpoint = latest(events, "start") or {}, _newest_checkpoint(events) or {}
     lines = lineage(tail_lines(folder.metrics, keys=KEYS), events)
     last = lines[-1] if lines else {}
     step = max([event["step"] for event in (start, checkpoint, last) if "step" in event], default=0)
@@ -64,7 +64,7 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
         zero_stage=start.get("zero_stage"),
         checkpoint_step=checkpoint.get("step"),
         checkpoint_age=age(checkpoint["time"]) if checkpoint else None,
-        error=(latest(events, "failed") or {}).get("error") if state == "failed" else None,
+        error=_cause(events) if state == "failed" else None,
     )
 
 
@@ -79,6 +79,24 @@ def status_or_fault(folder: RunFolder) -> RunStatus:
 def age(time: str) -> float:
     """Seconds since an ISO time with its zone."""
     return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+
+
+def _cause(events: list[dict[str, Any]]) -> str | None:
+    """Why the newest attempt failed: the launcher's verdict, else what failed first.
+
+    What fails later are mostly processes that lost the first one.
+    """
+    failed = [event for event in since_start(events, "starting workers") if event["event"] == "failed"]
+    verdicts = [event for event in failed if event.get("verdict")]
+    return next((event.get("error") for event in verdicts[-1:] + failed), None)
+
+
+def _newest_checkpoint(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest checkpoint the run stands on; the newest start may have passed by damaged ones."""
+    now = since_start(events)
+    limit = now[0]["step"] if now and now[0]["event"] == "start" else float("inf")
+    before = [event for event in events[: len(events) - len(now)] if event.get("step", 0) <= limit]
+    return latest(before + now, "checkpoint")
 
 
 def _seconds_per_step(lines: list[dict[str, Any]]) -> float | None:

@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from base.errors import RunFailed
+from launch import processes
 from launch.processes import adopt_orphans, end
 from launch.progress import Progress, progress
 from launch.screens.console import err, say
@@ -22,7 +23,6 @@ from record.events import ENDINGS, latest, read_events, record_event
 from record.folder import RunFolder
 
 POLL_SECONDS = 0.25
-ORPHAN_SECONDS = 30
 _TORCHRUN = re.compile(
     r"^[EWI]\d{4} .*torch/distributed/elastic/multiprocessing/api.py.* failed ", re.MULTILINE
 )
@@ -123,14 +123,19 @@ class Watch:
 
     def _failure(self, code: int) -> RunFailed:
         rank, error, exit_code = self._first_failure(code)
-        if latest(self.events(), *ENDINGS) is None:
-            record_event(self.folder, "failed", rank=rank, error=error, exit_code=exit_code)
+        if self._is_news(error):
+            record_event(self.folder, "failed", rank=rank, error=error, exit_code=exit_code, verdict=True)
         where, option = ("torchrun", "") if rank is None else (f"rank {rank}", f" --rank {rank}")
         failed = RunFailed(
             error, where=None if where in error else where, fix=f"umbel logs {self.folder.handle}{option}"
         )
         failed.exit_code = exit_code
         return failed
+
+    def _is_news(self, error: str) -> bool:
+        """Whether no ending tells it: a killed process writes none, and survivors write what they saw."""
+        endings = [event for event in self.events() if event["event"] in ENDINGS]
+        return all(event["event"] == "failed" and event.get("error") != error for event in endings)
 
     def _first_failure(self, code: int) -> tuple[int | None, str, int]:
         """(rank, or None for torchrun itself; error; exit code) of what failed first."""
@@ -167,7 +172,7 @@ def _died_of(number: int) -> str:
 def _end_orphans(process: subprocess.Popen[bytes]) -> None:
     """Workers whose torchrun was killed get time for a collective save, then end."""
     end(process, signal.SIGTERM)
-    deadline = time.monotonic() + ORPHAN_SECONDS
+    deadline = time.monotonic() + processes.SAVE_SECONDS
     while end(process, 0) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     end(process)

@@ -32,6 +32,19 @@ def next_attempt(folder: RunFolder) -> int:
     return 1 + len([event for event in read_events(folder) if event["event"] == "start"])
 
 
+def since_start(events: list[dict[str, Any]], phase: str | None = None) -> list[dict[str, Any]]:
+    """The newest ``start``, or phase of that name, and what came after it; all events before any.
+
+    A start that fails before its first step has a phase alone.
+    """
+    starts = [
+        number
+        for number, event in enumerate(events)
+        if event["event"] == "start" or (event["event"] == "phase" and event["name"] == phase)
+    ]
+    return events[starts[-1] :] if starts else events
+
+
 def latest(events: list[dict[str, Any]], *names: str) -> dict[str, Any] | None:
     """The newest event that has one of these names."""
     return next((event for event in reversed(events) if event["event"] in names), None)

@@ -12,9 +12,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
+from transformers.utils import CONFIG_NAME
 
 from base.errors import UmbelError, did_you_mean
 from configs.schema import Model, RunConfig
+from configs.shape import check_heads, check_length
+from data.pretrained import hub_folder, local_folder
 
 # Older names that Transformers still turns into `rope_parameters`.
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "partial_rotary_factor")
@@ -47,14 +50,10 @@ def check_shape(config: RunConfig) -> None:
         UmbelError: heads that do not divide the width, a sequence or a vocabulary beyond the model's.
     """
     shape = decoder_config(config.model)
-    _check_heads(shape)
+    _check_attention(shape)
     longest = getattr(shape, "max_position_embeddings", None)
-    if longest and config.data.sequence_length > longest:
-        raise UmbelError(
-            f"{config.data.sequence_length} is beyond the model's {longest} positions",
-            where="data.sequence_length",
-            fix=f"set it to at most {longest}",
-        )
+    if longest:
+        check_length(config.data.sequence_length, longest)
     tokenizer = config.data.tokenizer
     trained_here = config.model.pretrained is None and tokenizer.path is None
     if trained_here and tokenizer.vocab_size > shape.vocab_size:
@@ -101,19 +100,17 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def pretrained_source(model: Model) -> dict[str, Any]:
     """The arguments that tell ``from_pretrained`` where to read; a local folder never touches the network.
 
+    Of a hub model ``revision`` is the commit, so that all its files come from one.
+
     Raises:
-        UmbelError: a folder that is not there, or whose weights are a pickle.
+        UmbelError: a folder that is not there or whose weights are a pickle, a hub model out of reach.
     """
     name = str(model.pretrained)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder := local_folder(name):
         _check_safetensors(folder)
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UmbelError(
-            "is no folder", where=f"model.pretrained={name}", fix="give a folder, or a hub name org/model"
-        )
-    return {"pretrained_model_name_or_path": name, "revision": model.revision or "main"}
+    commit = hub_folder(name, model.revision, (CONFIG_NAME,)).name
+    return {"pretrained_model_name_or_path": name, "revision": commit}
 
 
 def not_loaded(model: Model, error: Exception) -> UmbelError:
@@ -131,14 +128,10 @@ def last_line(error: Exception) -> str:
     return line.removeprefix("TypeError: ").removeprefix("ValueError: ")
 
 
-def _check_heads(shape: PreTrainedConfig) -> None:
+def _check_attention(shape: PreTrainedConfig) -> None:
     heads, hidden = getattr(shape, "num_attention_heads", None), getattr(shape, "hidden_size", None)
-    if heads and hidden and not getattr(shape, "head_dim", None) and hidden % heads:
-        raise UmbelError(
-            f"hidden size {hidden} is not heads × head_dim: {heads} heads do not divide it",
-            where="model.config",
-            fix=f"nearest that fit: {hidden // heads * heads} or {(hidden // heads + 1) * heads}",
-        )
+    if heads and hidden and not getattr(shape, "head_dim", None):
+        check_heads(hidden, heads)
     groups = getattr(shape, "num_key_value_heads", None)
     if heads and groups and heads % groups:
         divisors = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)

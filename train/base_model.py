@@ -58,12 +58,10 @@ def check_base(saved: Mapping[str, Any] | None, present: Mapping[str, Any] | Non
 def _locate(model: Model) -> tuple[Path, str | None]:
     """The base's folder, and for a hub model the commit that this folder holds."""
     source = pretrained_source(model)
-    name = source["pretrained_model_name_or_path"]
-    if "revision" not in source:
+    name, commit = source["pretrained_model_name_or_path"], source.get("revision")
+    if commit is None:
         return Path(name), None
-    # The cache keeps each commit in a folder that bears its name.
-    snapshot = Path(str(cached_file(name, CONFIG_NAME, revision=source["revision"]))).parent
-    return snapshot, snapshot.name
+    return Path(str(cached_file(name, CONFIG_NAME, revision=commit))).parent, commit
 
 
 def _defining_files(folder: Path) -> list[Path]:

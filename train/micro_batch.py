@@ -39,17 +39,18 @@ def choose_micro_batch(config: RunConfig, world_size: int, memory_bytes: int) ->
 
 
 def too_large(config: RunConfig, world_size: int, memory_bytes: int) -> UmbelError:
-    """The error of a model of which not even one sequence fits, with settings that help most first."""
+    """The error of a model of which not even one sequence fits, with settings that fit, gentlest first."""
     needed = estimate(config, world_size, 1)
     tries = [(text, estimate(other, world_size, 1).total) for text, other in _lighter(config, world_size)]
-    tries = [(text, total) for text, total in tries if total < needed.total]
-    tries.sort(key=lambda attempt: attempt[1] > USABLE * memory_bytes)
-    offers = ", ".join(f"{text} ({human_bytes(total)})" for text, total in tries[:3])
+    fitting = [(text, total) for text, total in tries if total <= USABLE * memory_bytes]
+    offers = ", ".join(f"{text} ({human_bytes(total)})" for text, total in fitting[:3])
     return UmbelError(
         f"too large for the memory: with one sequence at a time a process needs {human_bytes(needed.total)} "
         f"({needed.told()}); usable are {human_bytes(USABLE * memory_bytes)} of {human_bytes(memory_bytes)}",
         where="model",
-        fix=f"try {offers}" if offers else "use devices with more memory",
+        fix=f"try {offers}"
+        if offers
+        else "none of the lighter settings fits here: use devices with more memory or a smaller model",
     )
 
 

@@ -68,7 +68,7 @@ class Session:
         config, steps = self.config, self.config.schedule.steps
         last_step = min(steps, int(os.environ.get(STOP_AFTER, steps)))
         mfu = utilisation(config, self.engine, self.world)
-        metrics = Metrics(config, self.world, self._sinks(), mfu)
+        metrics = Metrics(config, self.world, self._sinks(), mfu, lambda: checkpoints.saved.step)
         checkpoints = Checkpoints(saver, self.engine, config.checkpoint.every, position, metrics.flush)
         # What a kill repeats does no harm, what it skips would: checkpoints come last.
         hooks: list[Hook] = [metrics, *self._observers(), checkpoints, ManualGarbageCollection()]

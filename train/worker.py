@@ -23,8 +23,8 @@ from train.session import Session
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
 
-LOCK_WAIT_SECONDS = 120
-"""The workers of an attempt whose launcher was killed may still be saving."""
+LOCK_WAIT_SECONDS = 600
+"""The workers of an attempt whose launcher was killed may still be saving (launch's SAVE_SECONDS)."""
 
 
 def main(run_yaml: Path) -> int:

@@ -28,6 +28,18 @@ def prepared_table(manifest: dict[str, Any]) -> Table:
     return made
 
 
+def cut_examples(manifest: dict[str, Any]) -> list[str]:
+    """A sentence per source whose examples were longer than a row."""
+    told = []
+    for name, source in manifest["sources"].items():
+        cut = sum(source[split]["truncated_documents"] for split in ("train", "held_out"))
+        whole = sum(source[split]["documents"] for split in ("train", "held_out"))
+        if cut:
+            length = manifest["sequence_length"]
+            told.append(f"{name}: {cut} of {whole} examples were cut to data.sequence_length={length}")
+    return told
+
+
 def batches_table(batches: list[dict[str, Any]]) -> Table:
     """A row per sequence, with the first ids of each."""
     made = table("step", "slot", "source", "row", "first ids", right=("step", "slot", "row"))

@@ -47,4 +47,6 @@ def event_text(event: dict[str, Any]) -> str | None:
     if kind == "evaluation":
         losses = " · ".join(f"{source} {loss:.3f}" for source, loss in event["losses"].items())
         return f"held-out loss after step {event['step']}: {losses}"
+    if kind == "warning":
+        return f"warning: {event['text']}"
     return None

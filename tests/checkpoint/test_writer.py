@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -241,6 +242,19 @@ def test_a_disk_that_fills_up_while_writing_loses_nothing(
     assert os.listdir(small_disk) == ["step-00000100"]
     verify(kept)
     save(small_disk, make_state(), step=101)
+
+
+def test_a_limit_on_file_sizes_is_no_full_disk(checkpoints: Path) -> None:
+    kept = save(checkpoints, make_state())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, limits[1]))
+    try:
+        with pytest.raises(UmbelError, match=r"needs 35\d\.\d KiB; raise the limit on file sizes"):
+            save(checkpoints, big_state(), step=101, world_size=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(checkpoints) == ["step-00000100"]
+    verify(kept)
 
 
 def test_no_room_for_the_manifest_loses_nothing(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,9 @@ def test_a_batch_is_refused_exactly_when_some_step_cannot_be_split(
     with pytest.raises(UmbelError) as caught:
         check_batch(config, world)
     fix = str(caught.value.fix)
-    for other in numbers(fix, "processes: "):
+    worlds = numbers(fix, "processes: ")
+    assert bool(worlds) == ("processes" in fix)
+    for other in worlds:
         check_batch(config, other)
     if caught.value.where == "schedule.global_batch":
         nearest = numbers(fix, "nearest that are: ")

@@ -24,7 +24,13 @@ PLAIN = to_dict(compose([]))
         (["run.seed=-1"], "run.seed: must be a number from 0 on, not -1"),
         (
             ["model.pretrained=org/name"],
-            "model: needs exactly one of model.arch and model.pretrained; for example model=bloom_560m",
+            "model: needs exactly one of model.arch and model.pretrained; "
+            "for model.pretrained add model=pretrained, or drop it",
+        ),
+        (
+            ["experiment=finetune"],
+            "model: needs exactly one of model.arch and model.pretrained; "
+            "set model.pretrained=…, or model=bloom_560m",
         ),
         (
             ["~model.arch", "model.pretrained=org/name"],
@@ -113,6 +119,11 @@ PLAIN = to_dict(compose([]))
             ["parallelism=ddp", "parallelism.processes=3"],
             "schedule.global_batch: 64 is not divisible by 3 processes × micro_batch 1 = 3; "
             "nearest that are: 63 or 66; or processes: 1, 2, 4",
+        ),
+        (
+            ["schedule.global_batch=4", "parallelism.micro_batch=3", "parallelism.processes=1"],
+            "schedule.global_batch: 4 is not divisible by 1 processes × micro_batch 3 = 3; "
+            "nearest that are: 3 or 6",
         ),
         (["tracker.log_every=0"], "tracker.log_every: must be a number from 1 on, not 0"),
     ],

@@ -226,6 +226,15 @@ def test_only_defining_keys_make_another_run() -> None:
     ]
 
 
+def test_a_place_makes_no_other_run_but_what_is_read_does() -> None:
+    old = compose(["experiment=finetune", "model.pretrained=/here/base", "data.path=/here/my.jsonl"])
+    new = compose(["experiment=finetune", "model.pretrained=/there/base", "data.path=/there/my.jsonl"])
+    assert differing_keys(old, new) == []
+    mixture = compose(["data.sources={a: {path: a.txt, weight: 1}}"])
+    moved = compose(["data.sources={a: {path: b/a.txt, weight: 2}}"])
+    assert [key for key, _, _ in differing_keys(mixture, moved)] == ["data.sources.a.weight"]
+
+
 def test_every_execution_key_exists() -> None:
     keys = flatten(to_dict(compose([])))
     assert set(EXECUTION_SECTIONS) <= set(RunConfig.__dataclass_fields__)

@@ -128,6 +128,48 @@ def test_chats_and_a_pretrained_folder(tmp_path: Path, jsonl: Any, config: Any) 
         prepare(replace(data, path=str(broken)))
 
 
+def chats_of(words: int, count: int) -> list[dict[str, Any]]:
+    """Chats whose questions are of ``words`` words and whose answers are short."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"{number} " + "word " * words},
+                {"role": "assistant", "content": "ho"},
+            ]
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("packing", "said"),
+    [
+        (False, r"data\.sequence_length=16 cuts 9 of 9 examples \(\d\d+ tokens each on average\) before"),
+        (True, r"none of the \d+ rows of data\.sequence_length=16 reaches an answer"),
+    ],
+)
+def test_answers_beyond_the_rows_are_told_as_such(jsonl: Any, config: Any, packing: bool, said: str) -> None:
+    # Of several packed chats, or of one that fills its last row, some row would reach an answer.
+    path = jsonl("a.jsonl", chats_of(208, 1 if packing else 9))
+    data = config(path=str(path), packing=packing, held_out=0.0)
+    with pytest.raises(UmbelError, match=f"nothing to learn: {said}") as caught:
+        prepare(data)
+    assert caught.value.fix == "set a longer data.sequence_length"
+
+
+def test_packed_rows_without_an_answer_are_left_out_and_counted(jsonl: Any, config: Any) -> None:
+    prepared = prepare(config(path=str(jsonl("a.jsonl", chats_of(60, 20))), held_out=0.0))
+    table, totals = prepared.rows("data", "train"), prepared.manifest["sources"]["data"]["train"]
+    assert totals["rows_without_targets"] > 0
+    assert len(table) == totals["rows"] > 0
+    for row in range(len(table)):
+        mask = table.mask(row)
+        assert mask is not None
+        assert mask[1:].any()
+    cut = totals["rows"] + totals["rows_without_targets"]
+    assert totals["tokens"] == 16 * cut + 1 + totals["left_out_tokens"]
+
+
 def test_too_little_or_no_text_is_refused_and_leaves_nothing(
     tmp_path: Path, jsonl: Any, documents: Any, config: Any
 ) -> None:

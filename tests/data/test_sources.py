@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from base.errors import UmbelError
+from configs.compose import compose
 from configs.schema import Data, Source
 from data.sources import find_files, open_sources, weights_of
 
@@ -77,12 +78,35 @@ def test_broken_lines_are_named_by_file_and_line(tmp_path: Path, jsonl: Any) -> 
     path = jsonl("d.jsonl", [good, {"body": "x", "id": 1}])
     assert refused(path).startswith(f"{path}:2: has no column 'text', only: body, id")
     (tmp_path / "e.jsonl").write_bytes(b'{"text": "\xff"}\n')
-    assert refused(tmp_path / "e.jsonl", format="text").startswith(f"{tmp_path}/e.jsonl:1: is not JSON")
-    (tmp_path / "f.txt").write_bytes(b"caf\xe9")
-    assert "is not UTF-8" in refused(tmp_path / "f.txt")
+    assert refused(tmp_path / "e.jsonl", format="text").startswith(f"{tmp_path}/e.jsonl:1: is not UTF-8")
+    (tmp_path / "f.txt").write_bytes(b"one\ncaf\xe9")
+    assert refused(tmp_path / "f.txt").startswith(f"{tmp_path}/f.txt:2: is not UTF-8")
     cut = gzip.compress(json.dumps(good).encode() * 999)[:-20]
     (tmp_path / "g.jsonl.gz").write_bytes(cut)
     assert "g.jsonl.gz" in refused(tmp_path / "g.jsonl.gz")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_other_encodings_are_named(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / name).write_text(json.dumps({"text": "plain"}) + "\n", encoding=encoding)
+    assert refused(tmp_path / name).startswith(f"{tmp_path / name}:1: is not UTF-8 text; convert it: iconv")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, content in (("a.jsonl", '{"text": "one"}'), ("a.txt", "one")):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert read(tmp_path / name) == ["one"]
+
+
+def test_the_hint_at_another_column_can_be_followed(jsonl: Any) -> None:
+    path = jsonl("a.jsonl", [{"body": "x"}])
+    said = refused(path)
+    assert "in place of data.path: data=local 'data.sources.mine={path: …, field: …}'" in said
+    override = said.split("'")[-2].replace("path: …", f"path: '{path}'").replace("field: …", "field: body")
+    sources = open_sources(compose(["data=local", override]).data)
+    assert [document.text for document in sources["mine"].documents()] == ["x"]
+    assert "set data.format=text" in refused(path, format="messages")
 
 
 def test_parquet_without_the_column_lists_those_there_are(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 from launch import processes
@@ -20,9 +22,12 @@ def command(run_yaml: Path, world_size: int) -> list[str]:
 _real = processes.command
 
 if __name__ == "__main__":
+    import data.prepare
     import launch.local
     import umbel
 
     launch.local.command = command
+    if os.environ.get("WAIT") == "prepare":
+        data.prepare.prepare_run = lambda _config, _say: time.sleep(60)
     sys.argv[0] = "umbel"
     umbel.main()

@@ -1,6 +1,6 @@
 """A worker without a model: keeps the worker's contract on disk, and fails in the ways a test asks for.
 
-Faults that a real worker cannot be made to have on demand: STAND_IN = fail, crash, kill or deaf.
+Faults that a real worker cannot be made to have on demand: STAND_IN = fail, crash, kill, survivor or deaf.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def misbehave(folder: RunFolder, fault: str | None, step: int) -> None:
         sys.exit(2)
     if fault == "crash":
         raise RuntimeError("a fault nobody foresaw")
-    if fault == "kill":
+    if fault == "survivor":
+        record_event(folder, "failed", rank=0, error="connection closed by peer", exit_code=1)
+    if fault in ("kill", "survivor"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -284,3 +284,22 @@ def test_torchrun_killed_leaves_no_orphans(place: Place) -> None:
     assert "torchrun: was killed by SIGKILL" in err
     place.wait_for(lambda: not place.workers())
     assert place.ending() == "stopped"
+
+
+def test_ctrl_c_before_the_workers_is_one_line(place: Place) -> None:
+    launcher = place.start("launch", "--yes", *TINY, WAIT="prepare")
+    place.wait_for(place.run.events.exists)
+    launcher.send_signal(signal.SIGINT)
+    _, err = launcher.communicate(timeout=30)
+    assert launcher.returncode == 130
+    assert err.strip().splitlines()[-1] == "stopped before the workers started"
+    assert not place.run.path.exists()
+
+
+def test_examples_that_were_cut_are_told_and_a_verdict_is_recorded(place: Place) -> None:
+    code, text = place.launch("data.packing=false", "data.sequence_length=8", LONG, STAND_IN="survivor")
+    assert code == 1
+    assert "of 200 examples were cut to data.sequence_length=8" in text
+    told = [event for event in read_events(place.run) if event["event"] == "failed"]
+    assert [event.get("verdict") for event in told] == [None, True]
+    assert "SIGKILL" in told[-1]["error"]

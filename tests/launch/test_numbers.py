@@ -52,3 +52,7 @@ def test_events_worth_a_line() -> None:
     assert event_text({"event": "evaluation", "step": 9, "losses": {"code": 3.2}}) == (
         "held-out loss after step 9: code 3.200"
     )
+
+
+def test_a_warning_reaches_the_screen() -> None:
+    assert event_text({"event": "warning", "text": "step-9 is damaged"}) == "warning: step-9 is damaged"

@@ -8,7 +8,7 @@ import pytest
 
 from base.errors import UmbelError
 from configs.compose import compose, save
-from launch import plan, preflight
+from launch import plan, preflight, processes
 from launch.fits import check_fits
 from launch.preflight import check_same_run, take
 from record.folder import RunFolder
@@ -69,3 +69,26 @@ def test_a_disk_too_small_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(plan, "make_plan", lambda _config, _processes: made)
     with pytest.raises(UmbelError, match=r"1000 B are free, but \d \+ 1 checkpoints of .* MiB need"):
         check_fits(config, RunFolder.of(config), 1)
+
+
+def test_waiting_for_a_save_ends_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "demo").create()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    monkeypatch.setattr("launch.processes.SAVE_SECONDS", 0)
+    with RunLock(folder, "launch") as lock:
+        lock.sign(dead.pid)
+        with pytest.raises(UmbelError, match="in use by process"):
+            take(folder, quiet)
+
+
+def test_everybody_waits_as_long_for_a_save() -> None:
+    from train.worker import LOCK_WAIT_SECONDS
+
+    assert LOCK_WAIT_SECONDS == processes.SAVE_SECONDS
+
+
+def test_several_nodes_are_not_for_this_launcher() -> None:
+    preflight.check_one_node(compose(DEMO))
+    with pytest.raises(UmbelError, match=r"python -m train.worker runs/demo/run.yaml' under srun"):
+        preflight.check_one_node(compose([*DEMO, "cluster.nodes=2"]))

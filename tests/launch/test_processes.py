@@ -58,3 +58,15 @@ def test_a_cpu_run_sees_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert environment(CPU, 1)["CUDA_VISIBLE_DEVICES"] == ""
     assert environment(compose(["experiment=demo"]), 1)["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_a_place_in_the_callers_world_does_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = (
+        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK",
+        "ROLE_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID", "SLURM_PROCID",
+    )  # fmt: skip
+    for name in (*foreign, "SLURM_JOB_ID", "MY_RANK"):
+        monkeypatch.setenv(name, "3")
+    variables = environment(CPU, 2)
+    assert not set(foreign) & set(variables)
+    assert {"SLURM_JOB_ID", "MY_RANK", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"} <= set(variables)

@@ -116,3 +116,28 @@ def test_elsewhere_than_on_a_terminal_each_change_is_one_line() -> None:
         "step 2/9 · loss 3.000",
         "[checkpoint] of step 2",
     ]
+
+
+def test_the_cause_of_a_failure_is_its_first_word_or_the_launchers_verdict(folder: RunFolder) -> None:
+    record_event(folder, "start", attempt=1, step=0)
+    record_event(folder, "failed", rank=0, error="of an earlier attempt")
+    record_event(folder, "start", attempt=2, step=0)
+    record_event(folder, "failed", rank=1, error="the disk is full")
+    record_event(folder, "failed", rank=0, error="connection closed by peer")
+    assert status_of(folder, 9).error == "the disk is full"
+    record_event(folder, "failed", rank=2, error="was killed by SIGKILL", verdict=True)
+    assert status_of(folder, 9).error == "was killed by SIGKILL"
+    record_event(folder, "phase", name="starting workers")
+    record_event(folder, "failed", rank=0, error="no CUDA device is visible")
+    assert status_of(folder, 9).error == "no CUDA device is visible"
+
+
+def test_checkpoints_that_a_start_passed_by_do_not_count(folder: RunFolder) -> None:
+    record_event(folder, "start", attempt=1, step=0)
+    for step in (10, 20):
+        record_event(folder, "checkpoint", step=step, seconds=0.1)
+    assert status_of(folder, 99).checkpoint_step == 20
+    record_event(folder, "start", attempt=2, step=10)
+    assert (status_of(folder, 99).checkpoint_step, status_of(folder, 99).step) == (10, 10)
+    record_event(folder, "checkpoint", step=15, seconds=0.1)
+    assert (status_of(folder, 99).checkpoint_step, status_of(folder, 99).step) == (15, 15)

@@ -146,3 +146,10 @@ def test_without_a_verb_the_help_is_shown(tmp_path: Path, arguments: list[str]) 
     done = run("-c", "import umbel; umbel.main()", *arguments, cwd=tmp_path)
     assert "Usage: umbel" in done.stdout
     assert (done.returncode, done.stderr.strip()) == (2, "")
+
+
+def test_the_version(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    done = run("-c", "import umbel; umbel.main()", "--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"umbel {version('umbel')}\n")

@@ -255,6 +255,17 @@ def test_a_number_that_is_none_stops_the_run_before_it_is_saved(
     assert [line["step"] for line in lines] == [2]
 
 
+@pytest.mark.parametrize(
+    ("saved", "said"), [(0, "no checkpoint was saved before: lower"), (2, "the checkpoint of step 2 is good")]
+)
+def test_a_failure_tells_what_is_saved(tiny_config: Any, saved: int, said: str) -> None:
+    hook = Metrics(tiny_config, ALONE, [], lambda _: None, lambda: saved)
+    hook.pending = [at(3, float("nan"))]
+    with pytest.raises(RunFailed) as caught:
+        hook.flush()
+    assert str(caught.value.fix).startswith(said)
+
+
 def test_a_position_is_saved_once() -> None:
     saved: list[int] = []
     saver = SimpleNamespace(save=lambda _, position: saved.append(position.step))

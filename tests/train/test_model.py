@@ -98,6 +98,7 @@ def test_activation_checkpointing_changes_no_gradient(model: Model) -> None:
             "model.attention: bloom does not support sdpa; it supports: eager",
         ),
         (Model(pretrained="./nowhere"), "model.pretrained=./nowhere: is no folder"),
+        (Model(pretrained="nowhere"), "model.pretrained=nowhere: is no folder"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(model: Model, said: str) -> None:

@@ -22,12 +22,19 @@ class Metrics:
     Args:
         sinks: each is called on rank 0 with the lines of a flush: metrics.jsonl, the tracker.
         mfu: model FLOP/s utilisation for a rate in tokens per second, or None where no peak is known.
+        last_saved: step of the newest checkpoint, 0 where there is none.
     """
 
     def __init__(
-        self, config: RunConfig, world: World, sinks: Sequence[Sink], mfu: Callable[[float], float | None]
+        self,
+        config: RunConfig,
+        world: World,
+        sinks: Sequence[Sink],
+        mfu: Callable[[float], float | None],
+        last_saved: Callable[[], int] = lambda: 0,
     ) -> None:
         self.config, self.world, self.sinks, self.mfu = config, world, sinks, mfu
+        self.last_saved = last_saved
         self.pending: list[StepRecord] = []
 
     def after_step(self, record: StepRecord) -> None:
@@ -98,8 +105,6 @@ class Metrics:
         bad = [str(rank) for rank, count in enumerate(self.world.sum(ranks)) if count]
         where = f"step {step}" + (f", rank {', '.join(bad)}" if bad else "")
         what = f"the loss is {loss}" if bad else "the gradient norm is not finite"
-        raise RunFailed(
-            what,
-            where=where,
-            fix="the last checkpoint is good: lower optimizer.lr, or look at that step's data",
-        )
+        saved = self.last_saved()
+        kept = f"the checkpoint of step {saved} is good" if saved else "no checkpoint was saved before"
+        raise RunFailed(what, where=where, fix=f"{kept}: lower optimizer.lr, or look at that step's data")

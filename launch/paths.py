@@ -1,0 +1,33 @@
+"""Local paths of a config, made to mean the same from any folder."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+from configs.schema import Data, RunConfig, Source
+
+
+def absolute_paths(config: RunConfig) -> RunConfig:
+    """A copy whose local files are named by absolute paths; URLs and names of the hub stay as they are.
+
+    Data is always local. A model or tokenizer is local where it exists: else it may be a hub's name.
+    """
+    made = copy.deepcopy(config)
+    parts: list[Data | Source] = [made.data, *made.data.sources.values()]
+    for part in parts:
+        if part.path and "://" not in part.path:
+            part.path = _absolute(part.path)
+    made.data.tokenizer.path = _if_there(made.data.tokenizer.path)
+    made.model.pretrained = _if_there(made.model.pretrained)
+    return made
+
+
+def _if_there(name: str | None) -> str | None:
+    return _absolute(name) if name and Path(name).expanduser().exists() else name
+
+
+def _absolute(path: str) -> str:
+    """Links are kept: what they point to may change on purpose."""
+    return os.path.abspath(Path(path).expanduser())
