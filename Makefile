@@ -20,7 +20,7 @@ help:
 	@echo "make demo     train a small model on this machine's Python library, stop, resume, sample"
 	@echo "make test     ruff, mypy, import-linter, pytest: all that CI checks"
 	@echo "make lint     ruff and import-linter;  make types: mypy;  make pytest ARGS='tests/data -k order'"
-	@echo "make soak     the long tests again and again, SOAK=10 times"
+	@echo "make soak     one run under KILLS=200 kills at random moments, half an hour"
 	@echo "make install  only the set-up in $(VENV);  PYTHON=/path/to/python chooses the interpreter"
 	@echo "make clean    remove $(VENV) and every cache; runs/ stays"
 
@@ -86,12 +86,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(BIN)/mypy
 
-SOAK ?= 10
+KILLS ?= 200
 soak: $(STAMP)
-	@for turn in $$(seq $(SOAK)); do
-	  echo "umbel: soak $$turn of $(SOAK)"
-	  $(BIN)/python -m pytest -m slow $(ARGS)
-	done
+	@KILLS=$(KILLS) $(BIN)/python -m pytest tests/end_to_end/test_kill.py $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

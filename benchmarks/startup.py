@@ -8,7 +8,6 @@ The launch is that of experiment=demo with its data already prepared, one proces
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -45,9 +44,8 @@ def main() -> None:
         f"umbel --help: {statistics.median(helps):.3f} s (python alone: {statistics.median(pythons):.3f} s)"
     )
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        seconds([*UMBEL, *LAUNCH, "run.name=warm"])
-        parts = [first_step(f"run{turn}") for turn in range(max(1, repeats // 2))]
+        seconds([*UMBEL, *LAUNCH, "run.name=warm"], Path(folder))
+        parts = [first_step(Path(folder), f"run{turn}") for turn in range(max(1, repeats // 2))]
     medians = {name: round(statistics.median(part[name] for part in parts), 2) for name in parts[0]}
     for name, value in medians.items():
         print(f"{name:>28}: {value:.2f} s")
@@ -58,17 +56,17 @@ def main() -> None:
     write_result("startup", {"help_seconds": help_result, "launch_seconds": medians, "machine": machine()})
 
 
-def seconds(command: list[str]) -> float:
+def seconds(command: list[str], folder: Path | None = None) -> float:
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
-def first_step(name: str) -> dict[str, float]:
+def first_step(home: Path, name: str) -> dict[str, float]:
     """Seconds from the command to the first step's end, by the phases that the run's events tell."""
     began = time.time()
-    subprocess.run([*UMBEL, *LAUNCH, f"run.name={name}"], check=True, stdout=subprocess.DEVNULL)
-    folder = RunFolder(Path("runs") / name)
+    seconds([*UMBEL, *LAUNCH, f"run.name={name}"], home)
+    folder = RunFolder(home / "runs" / name)
     marks = [("launcher and imports", began)]
     marks += [(event["name"], when(event)) for event in read_events(folder) if event["event"] == "phase"]
     marks.append(("", when(read_metrics(folder)[0])))

@@ -95,7 +95,7 @@ def wait_until_gone(victim: Victim, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(75 * KILLS)
 def test_a_run_survives_kills_at_random_moments(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus.jsonl")
     draw = random.Random(20)
