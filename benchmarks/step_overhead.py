@@ -2,7 +2,7 @@
 
     python benchmarks/step_overhead.py [--rounds 7] [--steps 12] [--overrides model=llama_tiny …]
 
-Both train the same model on the same kind of batches with the same optimizer, one process. A round times one
+Both train the same model on the same batches with AdamW, one process. A round times one
 after the other, the order alternating; the figure is the median of the rounds' ratios. The worker's side is
 `train.loop.Loop` with its metrics and garbage hooks, as `umbel launch` runs it; checkpoints are off.
 """
@@ -34,6 +34,9 @@ from train.model import build_model
 from train.position import Position
 from train.stop import StopRequest
 
+WARM_UP = 3
+"""Steps before the first round."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -51,9 +54,9 @@ def main() -> None:
                 *options.overrides,
             ]
         )
-        worker, plain = Worker(config), PlainLoop(config)
+        worker, plain = Worker(config), PlainLoop(config, WARM_UP + options.rounds * options.steps)
         for side in (worker, plain):
-            side.run(3)
+            side.run(WARM_UP)
         ratios = []
         for turn in range(options.rounds):
             order = (worker, plain) if turn % 2 else (plain, worker)
@@ -93,29 +96,29 @@ class Worker:
 class PlainLoop:
     """What one would write by hand, as fast as PyTorch alone makes it."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, steps: int) -> None:
         self.model = build_model(config.model, config.run.seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
         self.bf16 = config.model.precision == "bf16"
         data = config.data
         stream = BatchStream(prepare(data), config.schedule, config.run.seed, weights_of(data))
-        batches = [batch for step in range(1, 5) for batch in stream.micro_batches(step, 0, 1, 8)]
-        self.batches = [(torch.from_numpy(one.input_ids), torch.from_numpy(one.labels)) for one in batches]
-        self.accumulation = len(self.batches) // 4
+        self.steps = [stream.micro_batches(step, 0, 1, 8) for step in range(1, steps + 1)]
+        self.done = 0
 
     def run(self, steps: int) -> float:
         began, tokens = time.perf_counter(), 0
-        for step in range(steps):
-            for turn in range(self.accumulation):
-                inputs, labels = self.batches[(step * self.accumulation + turn) % len(self.batches)]
+        for batches in self.steps[self.done : self.done + steps]:
+            for batch in batches:
+                inputs, labels = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.labels)
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                     logits = self.model(input_ids=inputs).logits
                 loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
-                (loss / self.accumulation).backward()
+                (loss / len(batches)).backward()
                 tokens += labels.numel()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
+        self.done += steps
         return tokens / (time.perf_counter() - began)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from record.events import read_events, utc_now
 from record.folder import RunFolder
-from record.jsonl import append_lines, read_lines, tail_lines
+from record.jsonl import append_lines, read_lines
 
 Line = dict[str, Any]
 KEYS = ("step", "attempt")
@@ -37,12 +37,6 @@ def read_metrics(folder: RunFolder) -> list[Line]:
     step > s do not count; where two attempts tell the same step, the newer one does.
     """
     return lineage(read_lines(folder.metrics, KEYS), read_events(folder))
-
-
-def last_metrics(folder: RunFolder, events: list[Line] | None = None) -> Line | None:
-    """The newest step's line, read from the end of the file."""
-    lines = lineage(tail_lines(folder.metrics, keys=KEYS), read_events(folder) if events is None else events)
-    return lines[-1] if lines else None
 
 
 def lineage(lines: Iterable[Line], events: Iterable[Line]) -> list[Line]:

@@ -101,11 +101,6 @@ class DeepSpeedEngine(Engine):
         # A plain float where DeepSpeed found it not finite.
         return torch.as_tensor(norm, dtype=torch.float32, device=self.world.device)
 
-    def gathered(self) -> contextlib.AbstractContextManager[None]:
-        if self.config.parallelism.zero_stage < 3:
-            return contextlib.nullcontext()
-        return _gather(list(self.model.parameters()))
-
 
 def deepspeed_settings(config: RunConfig, micro_batch: int, trainable: int) -> dict[str, Any]:
     """The DeepSpeed configuration of a run (https://www.deepspeed.ai/docs/config-json).

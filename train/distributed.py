@@ -19,7 +19,6 @@ class World:
     """This process among all."""
 
     rank: int
-    local_rank: int
     size: int
     device: torch.device
     control: dist.ProcessGroup | None  # gloo, for small facts in host memory; None in a world of one
@@ -75,7 +74,7 @@ def start(cluster: Cluster, timeout: timedelta = timedelta(minutes=30)) -> World
             fix="set MASTER_PORT to a free port",
         ) from error
     control = dist.new_group(backend="gloo", timeout=timeout) if size > 1 else None
-    return World(rank or 0, local_rank or 0, size, device, control)
+    return World(rank or 0, size, device, control)
 
 
 def stop() -> None:

@@ -104,13 +104,9 @@ class Engine(abc.ABC):
     def update(self) -> torch.Tensor:
         """Clip, update, zero the gradients; returns the gradient norm before clipping."""
 
-    @abc.abstractmethod
-    def gathered(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the model's parameters are whole on this process (to generate, to export)."""
-
 
 def adamw(model: nn.Module, optimizer: Optimizer) -> torch.optim.AdamW:
-    groups = [group for group in parameter_groups(model, optimizer) if group["params"]]
+    groups = parameter_groups(model, optimizer)
     fused = True if optimizer.fused is None else optimizer.fused
     betas = (optimizer.betas[0], optimizer.betas[1])
     return torch.optim.AdamW(groups, lr=optimizer.lr, betas=betas, eps=optimizer.eps, fused=fused)

@@ -36,7 +36,7 @@ def evaluate_run(run: str | Path, step: int | None = None, sequences: int = 64) 
     loaded = load_model(run, step)
     stream = _stream(loaded)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    world = World(rank=0, local_rank=0, size=1, device=device, control=None)
+    world = World(rank=0, size=1, device=device, control=None)
     micro_batch = _micro_batch(loaded.config, loaded.folder)
     losses = held_out_losses(PlainScorer(loaded, device), stream, world, sequences, micro_batch)
     if not losses:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from configs.batch import global_batch_at
 from configs.schema import RunConfig
 from data.stream import BatchStream, MicroBatch
 from train.distributed import World
@@ -58,7 +59,7 @@ class Loop:
                     break
                 lr = learning_rate(config.schedule, config.optimizer.lr, step)
                 metrics = self.engine.step(step, batches, targets, lr)
-                position = position.after(len(self.stream.slots(step)), targets)
+                position = position.after(global_batch_at(config.schedule, step), targets)
                 record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait)
                 for hook in self.hooks:
                     hook.after_step(record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from base.errors import UmbelError
 from checkpoint import manifest as manifests
-from checkpoint.format import step_name
+from checkpoint.format import step_name, step_of
 from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
 from checkpoint.writer import clean, commit, discard, write_share
@@ -75,7 +75,7 @@ class Saver:
                 run_id=self.run_id,
                 warn=lambda text: record_event(self.folder, "warning", text=text),
             )
-            step = StateReader(found).manifest["step"] if found else 0
+            step = (step_of(found.name) or 0) if found else 0
         step = self.world.first(step)
         return self.folder.checkpoints / step_name(step) if step else None
 

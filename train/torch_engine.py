@@ -58,6 +58,3 @@ class TorchEngine(Engine):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
-
-    def gathered(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()

@@ -62,8 +62,9 @@ def _lock(folder: RunFolder, world: World) -> RunLock:
 def _follow_torchrun() -> None:
     """If torchrun is killed, nobody else ends its workers: let the kernel ask them to save and stop."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()  # may well be 1: a container that runs torchrun and nothing else
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
+        if os.getppid() != parent:
             raise SystemExit(1)  # it was killed before the kernel knew whom to watch
 
 

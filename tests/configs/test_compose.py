@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 from typing import Any
@@ -168,10 +169,9 @@ def test_any_value_survives_freezing(
     assert load(path) == config
 
 
-def compose_default(cache: list[RunConfig] = []) -> RunConfig:  # noqa: B006
-    if not cache:
-        cache.append(compose([]))
-    return cache[0]
+@functools.cache
+def compose_default() -> RunConfig:
+    return compose([])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def plan(folder: Path, *overrides: str, world_size: int = 2) -> Plan:
 
 
 def shown(made: Plan) -> str:
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=StringIO())
     console.print(render(made))
     return console.export_text()
 

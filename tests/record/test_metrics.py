@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from record.events import next_attempt, read_events, record_event
 from record.folder import RunFolder
-from record.metrics import MetricsWriter, last_metrics, lineage, read_metrics
+from record.metrics import MetricsWriter, lineage, read_metrics
 
 Attempt = tuple[int, bool]
 """Steps until it is killed (0: at its start), and whether it finds the newest checkpoint damaged."""
@@ -55,9 +55,6 @@ def test_lines_beyond_the_resumed_step_are_discarded(tmp_path: Path) -> None:
         *((step, 1) for step in range(1, 6)),
         (6, 2),
     ]
-    last = last_metrics(folder)
-    assert last is not None
-    assert (last["step"], last["attempt"]) == (6, 2)
 
 
 def test_a_start_counts_before_it_has_written_a_line(tmp_path: Path) -> None:
@@ -71,7 +68,6 @@ def test_a_start_counts_before_it_has_written_a_line(tmp_path: Path) -> None:
 def test_a_run_without_lines(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run").create()
     assert read_metrics(folder) == []
-    assert last_metrics(folder) is None
 
 
 def test_attempts_are_counted_by_their_starts(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from train.export import export
 from train.session import Session
 from train.stop import SIGNALS
 
-ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"), control=None)
+ALONE = World(rank=0, size=1, device=torch.device("cpu"), control=None)
 LLAMA = (
     "model=llama_tiny",
     "model.config.hidden_size=32",

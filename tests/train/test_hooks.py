@@ -207,7 +207,7 @@ def test_all_processes_take_the_token_of_the_first(tokenizer: TextTokenizer) -> 
             return tokenizer.eos_id
 
     engine = Script(ids("abcd", tokenizer))
-    sample(engine, tokenizer, "to be", world=Second(1, 1, 2, torch.device("cpu"), None))
+    sample(engine, tokenizer, "to be", world=Second(1, 2, torch.device("cpu"), None))
     assert len(engine.seen) == 1
 
 
