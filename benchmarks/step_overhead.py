@@ -21,8 +21,7 @@ from results import machine, write_result
 from configs.compose import compose
 from configs.schema import RunConfig
 from data.prepare import prepare
-from data.sources import weights_of
-from data.stream import BatchStream
+from data.stream import BatchStream, Share
 from record.folder import RunFolder
 from record.metrics import MetricsWriter
 from train import distributed
@@ -80,7 +79,7 @@ class Worker:
 
     def __init__(self, config: RunConfig) -> None:
         folder, self.world = RunFolder.of(config).create(), distributed.start(config.cluster)
-        stream = BatchStream(prepare(config.data), config.schedule, config.run.seed, weights_of(config.data))
+        stream = BatchStream(prepare(config.data), config)
         sinks = [MetricsWriter(folder, 1).write]
         hooks = [Metrics(config, self.world, sinks, lambda _: None), ManualGarbageCollection()]
         engine, stop = build_engine(config, self.world, 8), StopRequest(folder, polls=True)
@@ -88,9 +87,10 @@ class Worker:
         self.position = Position()
 
     def run(self, steps: int) -> float:
-        began, tokens = time.perf_counter(), self.position.tokens
-        self.position = self.loop.run(self.position, self.position.step + steps)
-        return (self.position.tokens - tokens) / (time.perf_counter() - began)
+        began, sequences = time.perf_counter(), self.position.sequences
+        self.position = self.loop.run(self.position, None, self.position.step + steps)
+        tokens = (self.position.sequences - sequences) * self.loop.config.data.sequence_length
+        return tokens / (time.perf_counter() - began)
 
 
 class PlainLoop:
@@ -100,9 +100,9 @@ class PlainLoop:
         self.model = build_model(config.model, config.run.seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
         self.bf16 = config.model.precision == "bf16"
-        data = config.data
-        stream = BatchStream(prepare(data), config.schedule, config.run.seed, weights_of(data))
-        self.steps = [stream.micro_batches(step, 0, 1, 8) for step in range(1, steps + 1)]
+        stream, share = BatchStream(prepare(config.data), config), Share(micro_batch=8)
+        rows = stream.rows(share)
+        self.steps = [stream.micro_batches(rows, step, share) for step in range(1, steps + 1)]
         self.done = 0
 
     def run(self, steps: int) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 
 from base.errors import UmbelError
 from base.secrets import holds_secret
-from configs.batch import check_batch
+from configs.batch import check_batch, sequences_at
+from configs.check_data import check_data, late_phases
 from configs.plain import flatten, to_dict
 from configs.schema import RunConfig
 from configs.shape import check_shape
@@ -19,6 +20,8 @@ _AT_LEAST = {
     "model.lora.r": 1,
     "data.sequence_length": 2,
     "data.max_bytes": 1,
+    "data.shuffle_window": 1,
+    "data.workers": 0,
     "data.tokenizer.vocab_size": 257,  # 256 bytes and the end of a document
     "data.tokenizer.train_bytes": 1,
     "parallelism.processes": 1,
@@ -44,6 +47,7 @@ _AT_LEAST = {
     "tracker.log_every": 1,
     "cluster.nodes": 1,
 }
+_ABOVE_ZERO = ("data.mixture.temperature", "data.mixture.max_epochs", "data.cache_gb")
 
 
 def check(config: RunConfig) -> None:
@@ -57,7 +61,7 @@ def check(config: RunConfig) -> None:
     _check_secrets(values)
     _check_bounds(values)
     _check_model(config)
-    _check_data(config)
+    check_data(config)
     _check_optimizer(config)
     _check_schedule(config)
     _check_parallelism(config)
@@ -72,7 +76,7 @@ def warnings(config: RunConfig, world_size: int) -> list[str]:
         )
     if config.parallelism.name == "single" and world_size > 1:
         notes.append(f"parallelism=single with {world_size} processes runs as ddp")
-    return notes
+    return notes + late_phases(config, sequences_at(config.schedule, config.schedule.steps))
 
 
 def _check_name(config: RunConfig) -> None:
@@ -95,6 +99,9 @@ def _check_bounds(values: dict[str, Any]) -> None:
         value = values.get(key)
         if isinstance(value, int | float) and not lowest <= value < math.inf:
             raise UmbelError(f"must be a number from {lowest} on, not {value}", where=key)
+    for key in _ABOVE_ZERO:
+        if not 0 < values[key] < math.inf:
+            raise UmbelError(f"must be a number above 0, not {values[key]}", where=key)
 
 
 def _check_model(config: RunConfig) -> None:
@@ -114,30 +121,6 @@ def _check_model(config: RunConfig) -> None:
     if model.revision and not model.pretrained:
         raise UmbelError("has a meaning only with model.pretrained", where="model.revision")
     check_shape(model, config.data.sequence_length)
-
-
-def _check_data(config: RunConfig) -> None:
-    data = config.data
-    if bool(data.sources) == bool(data.path):
-        raise UmbelError(
-            "needs either data.sources or data.path",
-            where="data",
-            fix="for example data=python or data.path=my.jsonl",
-        )
-    if not 0 <= data.held_out < 0.5:
-        raise UmbelError("must be at least 0 and below 0.5", where="data.held_out")
-    weights = {name: source.weight for name, source in data.sources.items()}
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise UmbelError(f"must be a number from 0 on, not {weight}", where=f"data.sources.{name}.weight")
-    if weights and sum(weights.values()) == 0:
-        raise UmbelError("weights sum to 0", where="data.sources", fix="give at least one a weight above 0")
-    for name, source in data.sources.items():
-        if (source.kind == "python") == bool(source.path):
-            fix = "drop the path" if source.path else f"set data.sources.{name}.path"
-            raise UmbelError(
-                "kind=python reads no path, every other kind does", where=f"data.sources.{name}", fix=fix
-            )
 
 
 def _check_optimizer(config: RunConfig) -> None:

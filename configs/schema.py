@@ -12,7 +12,16 @@ from typing import Any, Literal
 EXECUTION_SECTIONS = ("parallelism", "cluster", "checkpoint", "evaluation", "samples", "tracker")
 """Sections that may differ between two starts of the same run."""
 
-EXECUTION_KEYS = ("run.name", "run.dir", "data.cache_dir", "model.compile", "model.activation_checkpointing")
+EXECUTION_KEYS = (
+    "run.name",
+    "run.dir",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.workers",
+    "data.on_bad_file",
+    "model.compile",
+    "model.activation_checkpointing",
+)
 """Single keys outside those sections that may differ too."""
 
 
@@ -56,14 +65,34 @@ class Model:
 
 
 @dataclass(kw_only=True)
+class Filters:
+    """Which documents of a source are kept; what is set must all hold."""
+
+    min_chars: int = 0
+    max_chars: int | None = None
+    matches: str | None = None  # a regular expression that the text must contain
+    excludes: str | None = None  # one that it must not contain
+    columns: dict[str, list[Any]] = field(default_factory=dict)  # column -> accepted values
+
+
+@dataclass(kw_only=True)
 class Source:
     """One stream of documents in the mixture."""
 
-    kind: Literal["python", "text", "jsonl", "parquet", "auto"] = "auto"  # auto: by file ending
-    path: str | None = None  # file, folder or glob; None for kind=python
+    kind: Literal["python", "text", "jsonl", "parquet", "arrow", "hub", "auto"] = "auto"  # auto: by ending
+    path: str | None = None  # file, folder, glob or URL (s3, gs, hf, https); hub: org/name; python: none
+    config: str | None = None  # hub: the dataset's configuration
+    split: str = "train"  # hub
+    revision: str | None = None  # hub: branch, tag or commit
     part: Literal["code", "tests", "prose"] | None = None  # which part of the Python library
-    field: str = "text"  # JSONL or Parquet column that holds the text
-    weight: float = 1.0  # share of rows in the mixture, relative
+    filters: Filters = field(default_factory=Filters)
+    field: str = "text"  # column that holds the text
+    template: str | None = None  # a text made of columns, "{title}: {body}", in place of field
+    weight: float = 1.0  # relative share in the mixture
+    max_epochs: float | None = None  # refuse a run that would read the source more often
+    license: str | None = None
+    language: str | None = None
+    trust_etag: bool = False  # take a server's ETag for a file's identity, where it vouches for no hash
 
 
 @dataclass(kw_only=True)
@@ -76,17 +105,45 @@ class Tokenizer:
 
 
 @dataclass(kw_only=True)
+class Mixture:
+    """How the sources' weights are found and what they weigh."""
+
+    weights: Literal["declared", "proportional", "temperature", "unimax"] = "declared"
+    temperature: float = 3.0  # size^(1/T) (mT5, arXiv:2010.11934)
+    max_epochs: float = 4.0  # UniMax's cap on repeats (Chung et al. 2023, arXiv:2304.09151)
+    by: Literal["tokens", "samples"] = "tokens"  # what declared weights are shares of
+
+
+@dataclass(kw_only=True)
+class Phase:
+    """Other weights from some point of the run on, for annealing. Every source goes on where it was."""
+
+    from_tokens: float  # sequences x data.sequence_length
+    weights: dict[str, float]  # of sources; those left out are not read
+
+
+@dataclass(kw_only=True)
 class Data:
     """Where tokens come from and how they fill a sequence."""
 
+    mode: Literal["prepared", "streaming"] = "prepared"  # streaming: tokenize and pack while training
     sources: dict[str, Source] = field(default_factory=dict)
-    path: str | None = None  # short form of one source: a local file, folder or glob
+    path: str | None = None  # short form of one source: file, folder, glob or URL
+    mixture: Mixture = field(default_factory=Mixture)
+    phases: list[Phase] = field(default_factory=list)
+    skip: list[list[int]] = field(default_factory=list)  # ranges [first, end) of the global order, left out
     sequence_length: int = 512
     format: Literal["text", "messages", "auto"] = "auto"  # messages: chats, targets on assistant turns only
-    packing: bool = True  # concatenate documents and split; False: one document per row, padded
+    packing: Literal["concat", "best_fit", "none"] = "concat"  # concat: end to end and split; best_fit: whole
+    # documents, as many as fit a row; none: one document per row. The last two are padded.
+    intra_document_mask: bool = False  # no token sees another document of its row; positions restart
     held_out: float = 0.01  # share of documents kept for evaluation, chosen by their hash
     max_bytes: int | None = None  # read at most this much text per source
-    cache_dir: str | None = None  # prepared rows; None: $UMBEL_CACHE or ~/.cache/umbel
+    shuffle_window: int = 100_000  # streaming: documents among which the order is drawn
+    on_bad_file: Literal["stop", "skip"] = "stop"  # streaming: a file that stays unreadable
+    workers: int = 1  # streaming: processes per rank that fetch, tokenize and pack; 0: a thread
+    cache_dir: str | None = None  # prepared rows, fetched files; None: $UMBEL_CACHE or ~/.cache/umbel
+    cache_gb: float = 64.0  # streaming: fetched documents kept on each node
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
 
 

@@ -18,10 +18,14 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Example:
-    """The tokens of one document; ``mask`` marks those to be learned (None: all)."""
+    """The tokens of one document; ``mask`` marks those to be learned (None: all).
+
+    ``document`` is the document's number in its source.
+    """
 
     ids: Ids
     mask: Mask | None = None
+    document: int = 0
 
 
 def encode(documents: Sequence[Document], tokenizer: TextTokenizer) -> list[Example]:
@@ -34,7 +38,10 @@ def encode(documents: Sequence[Document], tokenizer: TextTokenizer) -> list[Exam
         return _encode_chats(documents, tokenizer)
     # The tokenizer's own special tokens (a leading <s>) belong to a text as much as its words do.
     encodings = tokenizer.backend.encode_batch_fast([document.text for document in documents])
-    return [Example(_ended(np.array(encoding.ids, np.int32), tokenizer)) for encoding in encodings]
+    return [
+        Example(_ended(np.array(encoding.ids, np.int32), tokenizer), None, document.number)
+        for encoding, document in zip(encodings, documents, strict=True)
+    ]
 
 
 def _ended(ids: Ids, tokenizer: TextTokenizer) -> Ids:
@@ -47,10 +54,11 @@ def _encode_chats(documents: Sequence[Document], tokenizer: TextTokenizer) -> li
     rendered = [render_chat(document, tokenizer) for document in documents]
     encodings = tokenizer.backend.encode_batch([text for text, _ in rendered], add_special_tokens=False)
     examples = []
-    for encoding, (_, spans) in zip(encodings, rendered, strict=True):
+    for document, encoding, (_, spans) in zip(documents, encodings, rendered, strict=True):
         ids = np.array(encoding.ids, np.int32)
         starts = np.array([start for start, _ in encoding.offsets], np.int64)
-        examples.append(_ended_chat(ids, _inside(starts, spans), starts, spans, tokenizer))
+        ids, mask = _ended_chat(ids, _inside(starts, spans), starts, spans, tokenizer)
+        examples.append(Example(ids, mask, document.number))
     return examples
 
 
@@ -63,9 +71,9 @@ def _inside(starts: npt.NDArray[np.int64], spans: list[Span]) -> Mask:
 
 def _ended_chat(
     ids: Ids, mask: Mask, starts: npt.NDArray[np.int64], spans: list[Span], tokenizer: TextTokenizer
-) -> Example:
+) -> tuple[Ids, Mask]:
     """Add the end-of-text token, to be learned, unless the template put one into the last turn."""
     last_turn = ids[starts >= spans[-1][0]]
     if tokenizer.eos_id in last_turn:
-        return Example(ids, mask)
-    return Example(np.append(ids, np.int32(tokenizer.eos_id)), np.append(mask, True))
+        return ids, mask
+    return np.append(ids, np.int32(tokenizer.eos_id)), np.append(mask, True)

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from base.errors import UmbelError
-from data.stream import IGNORED, BatchStream
+from data.lanes import Cursors
+from data.pack import Row
+from data.stream import IGNORED, BatchStream, Rows, Share
+
+
+class Start(NamedTuple):
+    """From where a stream is read: ``cursors`` are those after ``step`` steps (a checkpoint's, say)."""
+
+    step: int = 0
+    cursors: Cursors | None = None
+
+
+BEGINNING = Start()
 
 
 def batches(
-    stream: BatchStream, steps: range, rank: int, world_size: int, micro_batch: int | None = None
+    stream: BatchStream, steps: range, share: Share | None = None, start: Start = BEGINNING
 ) -> list[dict[str, Any]]:
-    """What ``rank`` of ``world_size`` would get: one entry per step and micro-batch, in order.
+    """What a rank would get: one entry per step and micro-batch, in order.
 
-    Each holds ``step, rank, world_size, first_slot, targets, sources, rows, input_ids, mask``; ``mask`` is 1
-    where a target is learned. ``micro_batch`` None takes the rank's whole share as one.
+    Each holds ``step, rank, world_size, first_slot, targets, numbers, sources, documents, doc_lens,
+    input_ids, mask``; ``documents`` are the numbers of each row's documents in their source, ``mask`` is 1
+    where a target is learned. Without a share: the whole step, as one micro-batch.
+
+    Raises:
+        UmbelError: no such step or rank.
     """
     _check_steps(steps)
-    if not 0 <= rank < world_size:
-        raise UmbelError(f"ranks of {world_size} are 0 to {world_size - 1}", where=f"--rank {rank}")
-    found = []
+    found, rows, given = [], None, share
     for step in steps:
-        size = micro_batch or max(1, len(stream.slots(step)) // world_size)
-        for batch in stream.micro_batches(step, rank, world_size, size):
-            refs = [stream.order[batch.first_slot + index] for index in range(len(batch.input_ids))]
+        share = given or Share(micro_batch=len(stream.slots(step)))
+        if rows is None:
+            rows = Kept(stream.rows(share, start.step + 1, start.cursors))
+        for batch in stream.micro_batches(rows, step, share):
+            kept = rows.take(len(batch.input_ids))
             found.append(
                 {
                     "step": step,
-                    "rank": rank,
-                    "world_size": world_size,
+                    "rank": share.rank,
+                    "world_size": share.world_size,
                     "first_slot": batch.first_slot,
                     "targets": batch.targets,
-                    "sources": [ref.source for ref in refs],
-                    "rows": [ref.row for ref in refs],
+                    "numbers": [number for number, _, _ in kept],
+                    "sources": [source for _, source, _ in kept],
+                    "documents": [row.doc_ids.tolist() for _, _, row in kept],
+                    "doc_lens": [row.doc_lens.tolist() for _, _, row in kept],
                     "input_ids": batch.input_ids.tolist(),
                     "mask": (batch.labels != IGNORED).astype(int).tolist(),
                 }
@@ -40,9 +62,38 @@ def batches(
     return found
 
 
-def sequences(stream: BatchStream, step: int, slot: int | None = None) -> list[dict[str, Any]]:
+class Kept:
+    """Rows as they are read, kept until they are taken."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._kept: list[tuple[int, str, Row]] = []
+
+    @property
+    def cursors(self) -> Cursors | None:
+        return self._rows.cursors
+
+    def read(self, number: int) -> tuple[str, Row]:
+        source, row = self._rows.read(number)
+        self._kept.append((number, source, row))
+        return source, row
+
+    def pass_to(self, number: int) -> None:
+        self._rows.pass_to(number)
+
+    def take(self, count: int) -> list[tuple[int, str, Row]]:
+        """The oldest ``count`` of them, which then go."""
+        kept, self._kept = self._kept[:count], self._kept[count:]
+        return kept
+
+
+def sequences(
+    stream: BatchStream, step: int, slot: int | None = None, start: Start = BEGINNING
+) -> list[dict[str, Any]]:
     """The sequences of a step as text: ``slot`` (within the step, from 0), ``sequence`` (within the run),
-    ``source, row, doc_lens, tokens, text``, and ``learned``: the text of the targets, where that is a part.
+    ``number`` (in the global order: what ``data.skip`` counts), ``source, tokens, text``, ``learned`` (the
+    text of the targets, where a chat's mask makes that a part), and ``documents``: ``number``, ``file``,
+    ``row`` in the file, ``tokens`` in this sequence, and ``text``.
 
     Raises:
         UmbelError: a slot that the step does not have.
@@ -51,24 +102,45 @@ def sequences(stream: BatchStream, step: int, slot: int | None = None) -> list[d
     slots = stream.slots(step)
     if slot is not None and not 0 <= slot < len(slots):
         raise UmbelError(f"step {step} has slots 0 to {len(slots) - 1}", where=f"--slot {slot}")
-    return [_sequence(stream, slots, index) for index in (range(len(slots)) if slot is None else [slot])]
+    chosen = range(len(slots)) if slot is None else [slot]
+    lanes = sorted({stream.order.number(slots[index]) % stream.order.lanes for index in chosen})
+    rows = stream.rows_of(lanes, start.step + 1, start.cursors)
+    return [_sequence(stream, rows, slots, index) for index in chosen]
 
 
-def _sequence(stream: BatchStream, slots: range, index: int) -> dict[str, Any]:
-    ref = stream.order[slots[index]]
-    table = stream.prepared.rows(ref.source, "train")
-    ids, mask = table.ids(ref.row), table.mask(ref.row)
+def _sequence(stream: BatchStream, rows: Rows, slots: range, index: int) -> dict[str, Any]:
+    number = stream.order.number(slots[index])
+    source, row = rows.read(number)
     decode = stream.prepared.tokenizer.decode
     return {
         "slot": index,
         "sequence": slots[index],
-        "source": ref.source,
-        "row": ref.row,
-        "doc_lens": table.doc_lens(ref.row).tolist(),
-        "tokens": len(ids),
-        "text": decode(ids.tolist()),
-        "learned": None if mask is None else decode(ids[mask].tolist()),
+        "number": number,
+        "source": source,
+        "tokens": len(row.ids),
+        "text": decode(row.ids.tolist()),
+        "learned": None if row.mask is None else decode(row.ids[row.mask].tolist()),
+        "documents": _documents(stream, source, row),
     }
+
+
+def _documents(stream: BatchStream, source: str, row: Row) -> list[dict[str, Any]]:
+    files = stream.prepared.manifest["sources"][source]["files"]
+    ends = list(accumulate(file["rows"] for file in files))
+    found = []
+    parts = np.split(row.ids, np.cumsum(row.doc_lens)[:-1])
+    for number, part in zip(row.doc_ids.tolist(), parts, strict=True):
+        index = bisect_right(ends, number)
+        found.append(
+            {
+                "number": number,
+                "file": files[index]["name"],
+                "row": number - (ends[index - 1] if index else 0),
+                "tokens": len(part),
+                "text": stream.prepared.tokenizer.decode(part.tolist()),
+            }
+        )
+    return found
 
 
 def _check_steps(steps: range) -> None:

@@ -16,12 +16,19 @@ class Prefetch(Generic[T]):
     """Iterate over ``load(key)`` for each key, at most ``depth`` results ahead.
 
     ``data_wait`` holds the seconds the last ``next`` waited. An exception in ``load`` is raised by the
-    ``next`` that would have had its result. Close it, or use it as a context manager, to end the thread.
+    ``next`` that would have had its result. Close it, or use it as a context manager, to end the thread;
+    ``release`` is called then, and must let a ``load`` that waits for something end.
     """
 
-    def __init__(self, load: Callable[[int], T], keys: Iterable[int], depth: int = 2) -> None:
+    def __init__(
+        self,
+        load: Callable[[int], T],
+        keys: Iterable[int],
+        depth: int = 2,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         self.data_wait = 0.0
-        self._load, self._keys = load, iter(keys)
+        self._load, self._keys, self._release = load, iter(keys), release
         self._results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="data-prefetch", daemon=True)
@@ -44,6 +51,7 @@ class Prefetch(Generic[T]):
     def close(self) -> None:
         """End the thread. Later calls of ``next`` find nothing more."""
         self._closed.set()
+        self._release()
         self._thread.join()
 
     def __enter__(self) -> Prefetch[T]:

@@ -1,16 +1,18 @@
-"""A prepared folder, opened: its manifest, its tokenizer, its rows."""
+"""A run's data, opened: its manifest, its tokenizer, its rows."""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from base.errors import UmbelError
-from base.files import read_json
-from data.manifest import NAME, VERSION, Manifest
-from data.shards import RowTable
+from data.manifest import SPLITS, Manifest, read_manifest
+from data.report import Report, silent
+from data.shards import RowTable, copy_of, write_copy
 from data.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -21,10 +23,16 @@ Split = Literal["train", "held_out"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokenized rows of every source, on disk."""
+    """A finished folder. In prepared mode it holds the rows of every source; in streaming mode only those
+    held out, and the train split has no rows."""
 
     folder: Path
     manifest: Manifest
+
+    @property
+    def mode(self) -> Literal["prepared", "streaming"]:
+        mode: Literal["prepared", "streaming"] = self.manifest["mode"]
+        return mode
 
     @property
     def sources(self) -> list[str]:
@@ -39,8 +47,8 @@ class Prepared:
         return int(self.manifest["sequence_length"])
 
     @property
-    def packing(self) -> bool:
-        return bool(self.manifest["packing"])
+    def packing(self) -> str:
+        return str(self.manifest["packing"])
 
     @property
     def vocab_size(self) -> int:
@@ -53,7 +61,8 @@ class Prepared:
 
     @property
     def unigram_entropy(self) -> float:
-        """Of the train split's targets, in nats: the loss of the best model that knows only frequencies."""
+        """Of the train split's targets (of a large source, or one that is streamed, those at its beginning),
+        in nats: the loss of the best model that knows only frequencies."""
         return float(self.manifest["unigram_entropy"])
 
     @property
@@ -73,8 +82,7 @@ class Prepared:
         """The rows of one source and split."""
         if (source, split) not in self._tables:
             shards = self.manifest["sources"][source][split]["shards"]
-            paths = [self.folder / source / split / shard["name"] for shard in shards]
-            self._tables[source, split] = RowTable(paths, [shard["rows"] for shard in shards])
+            self._tables[source, split] = RowTable(self.folder / source / split, shards)
         return self._tables[source, split]
 
     def dataset(self, source: str, split: Split) -> datasets.Dataset:
@@ -83,33 +91,55 @@ class Prepared:
 
         shards = self.manifest["sources"][source][split]["shards"]
         if not shards:
-            return datasets.Dataset.from_dict({"input_ids": [], "doc_lens": []})
-        files = [str(self.folder / source / split / shard["name"]) for shard in shards]
+            return datasets.Dataset.from_dict({"input_ids": [], "doc_lens": [], "doc_ids": []})
+        files = [str(copy_of(self.folder / source / split / shard["name"])) for shard in shards]
         return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
 
 
-def open_prepared(folder: Path) -> Prepared:
-    """Open a folder that `prepare` finished.
+def open_prepared(folder: Path, report: Report = silent) -> Prepared:
+    """Open a folder that `prepare` finished. Arrow copies that are missing, as where only the Parquet files
+    were copied to another machine, are made again, and ``report`` is told how many shards that are.
 
     Raises:
-        UmbelError: no manifest (not finished), another version's, or a shard that is missing or cut short.
+        UmbelError: no manifest (not finished), another version's, or a shard that is missing, cut short or
+            damaged.
     """
-    path = folder / NAME
-    again = "prepare the data again"
-    if not path.is_file():
-        raise UmbelError("holds no prepared data", where=str(folder), fix=again)
-    manifest = read_json(path)
-    if manifest.get("version") != VERSION:
-        what = f"is of version {manifest.get('version')}, not {VERSION}"
-        raise UmbelError(what, where=str(path), fix=again)
-    for name, size in manifest["sizes"].items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != size:
-            what = (
-                f"should have {size} bytes, but has {file.stat().st_size}" if file.is_file() else "is missing"
+    prepared = Prepared(folder, read_manifest(folder))
+    bare: list[tuple[Path, str]] = []
+    for name in prepared.sources:
+        for split in SPLITS:
+            shards = prepared.manifest["sources"][name][split]["shards"]
+            bare += _bare(prepared, folder / name / split, shards) if shards else []
+    _make_copies(bare, report)
+    return prepared
+
+
+def _bare(prepared: Prepared, folder: Path, shards: list[dict[str, Any]]) -> list[tuple[Path, str]]:
+    """The path and hash of each shard without its Arrow copy."""
+    try:
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    except OSError:
+        sizes = {}
+    bare = []
+    for shard in shards:
+        path = folder / shard["name"]
+        size = prepared.manifest["sizes"].get(path.relative_to(prepared.folder).as_posix())
+        found = sizes.get(path.name)
+        if found != size:
+            what = "is missing" if found is None else f"should have {size} bytes, but has {found}"
+            raise UmbelError(
+                what, where=str(path), fix=f"delete {prepared.folder} and prepare the data again"
             )
-            raise UmbelError(what, where=str(file), fix=f"delete {folder} and {again}")
-    return Prepared(folder, manifest)
+        if copy_of(path).name not in sizes:
+            bare.append((path, shard["sha256"]))
+    return bare
+
+
+def _make_copies(bare: list[tuple[Path, str]], report: Report) -> None:
+    # Arrow does the work outside of Python's lock; a few shards at once fill the memory of no machine.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done, _ in enumerate(pool.map(lambda shard: write_copy(*shard), bare), 1):
+            report("Arrow copies", done, len(bare), "shards")
 
 
 def check_vocabulary(prepared: Prepared, model_vocab_size: int) -> None:

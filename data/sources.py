@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import glob
-import itertools
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 from base.errors import UmbelError
+from base.files import sha256_json
 from configs.schema import Data, Source
-from data.document import Document, OpenSource, PinnedFile
-from data.python_corpus import python_documents, python_files
-from data.readers import ENDINGS, MESSAGES, Format, Kind, columns, kind_of, missing_column, read
+from data.files import Format, FoundFile, OpenSource, Reading
+from data.finding import find, limit_files
+from data.finding import locate as locate
+from data.index import index
+from data.measure import columns_of
+from data.readers import MESSAGES, missing_column
+from data.retry import BadFile
+
+Say = Callable[[str], None]
 
 PATH_SOURCE = "data"
 """The name of the one source that ``data.path`` stands for."""
+FETCHED = "fetched"
+"""The folder of the cache that holds downloaded files."""
 
 
 def sources_of(data: Data) -> dict[str, Source]:
@@ -34,12 +40,18 @@ def key_of(data: Data, name: str) -> str:
     return f"data.path={data.path}" if data.path else f"data.sources.{name}"
 
 
-def open_sources(data: Data, say: Callable[[str], None] = lambda _: None) -> dict[str, OpenSource]:
-    """Find every source's files and format.
+def open_sources(data: Data, cache: Path, say: Say = lambda _: None) -> dict[str, OpenSource]:
+    """Find every source's files and format, count their rows and take their pins.
+
+    In streaming mode ``data.max_bytes`` keeps the first whole files of a source; in prepared mode it cuts
+    the text that is read, not the files that are found.
+
+    Args:
+        cache: the folder for the index of what was counted and for files that had to be fetched.
 
     Raises:
-        UmbelError: a path that is missing or matches no file, an unknown file type, a missing column, or a
-            name that is no folder's.
+        UmbelError: a path that is missing or matches no file, an unknown file type, a missing column, a
+            file that cannot be read or fetched, or a name that is no folder's.
     """
     for name in sources_of(data):
         # It names a folder of the cache, and a config may come from another institution.
@@ -47,74 +59,58 @@ def open_sources(data: Data, say: Callable[[str], None] = lambda _: None) -> dic
             raise UmbelError(
                 "cannot name a source", where=key_of(data, name), fix="use letters, digits, . _ -"
             )
-    return {name: _open(name, source, data, say) for name, source in sources_of(data).items()}
+    return {name: _open(name, source, data, cache, say) for name, source in sources_of(data).items()}
 
 
-def _open(name: str, source: Source, data: Data, say: Callable[[str], None]) -> OpenSource:
-    if source.kind == "python":
-        part = source.part or "code"
-        files = python_files(part)
-        return OpenSource(name, "text", files, partial(python_documents, part, files), data.max_bytes)
-    files = find_files(source.path or "", key_of(data, name))
-    if source.kind == "auto":
-        files = [file for file in files if kind_of(file.path)] or files
-    kinds = [_kind(file.path, source) for file in files]
-    form = _format(name, source, data, files[0].path, kinds[0], say)
-    return OpenSource(name, form, files, partial(_read_all, files, kinds, source.field, form), data.max_bytes)
-
-
-def _read_all(files: list[PinnedFile], kinds: list[Kind], field: str, form: Format) -> Iterator[Document]:
-    return itertools.chain.from_iterable(
-        read(file.path, kind, field, form) for file, kind in zip(files, kinds, strict=True)
+def _open(name: str, source: Source, data: Data, cache: Path, say: Say) -> OpenSource:
+    key = key_of(data, name)
+    found, revision = find(source, key)
+    if data.mode == "streaming" and data.max_bytes is not None:
+        found = limit_files(found, data.max_bytes, key)
+    form = _format(name, source, data, found, cache / FETCHED, say)
+    identity = [source.kind, source.path, source.config, source.split, source.part, source.trust_etag]
+    indexed = index(
+        found,
+        store=cache / "index" / f"{sha256_json(identity)[:20]}.json",
+        folder=cache / FETCHED,
+        keep_bytes=int(data.cache_gb * 1e9),
+        trust_etag=source.trust_etag,
+        skip_bad=data.on_bad_file == "skip",
+        say=say,
     )
+    if not indexed.files:
+        raise UmbelError("none of its files can be read", where=key, fix="see data.on_bad_file")
+    reading = Reading(form, source.field, source.template, source.part, tuple(source.filters.columns))
+    return OpenSource(name, key, reading, indexed.files, indexed.skipped, revision)
 
 
-def find_files(path: str, key: str) -> list[PinnedFile]:
-    """The files of a file, folder (hidden ones left out) or glob, sorted, named relative to it."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        return [PinnedFile(place.name, place)]
-    if place.is_dir():
-        root, found = place, place.rglob("*")
-    elif glob.has_magic(path):
-        literal = itertools.takewhile(lambda part: not glob.has_magic(part), place.parts[:-1])
-        root, found = Path(*literal), (Path(match) for match in glob.glob(str(place), recursive=True))
-    else:
-        raise UmbelError("no such file or folder", where=_at(key, path), fix="check the path")
-    names = {file.relative_to(root).as_posix(): file for file in found if file.is_file()}
-    visible = sorted(name for name in names if not any(part.startswith(".") for part in Path(name).parts))
-    if not visible:
-        raise UmbelError("no files there", where=_at(key, path), fix="check the path or the pattern")
-    return [PinnedFile(name, names[name]) for name in visible]
-
-
-def _at(key: str, path: str) -> str:
-    return key if key.endswith(path) else f"{key}.path={path}"
-
-
-def _kind(path: Path, source: Source) -> Kind:
-    if source.kind in ("text", "jsonl", "parquet"):
-        return source.kind
-    kind = kind_of(path)
-    if kind is None:
-        known = ", ".join(ENDINGS)
-        raise UmbelError(f"unknown file type (known: {known})", where=str(path), fix="set the source's kind")
-    return kind
-
-
-def _format(
-    name: str, source: Source, data: Data, path: Path, kind: Kind, say: Callable[[str], None]
-) -> Format:
+def _format(name: str, source: Source, data: Data, found: list[FoundFile], folder: Path, say: Say) -> Format:
     """Texts or chats. ``auto`` looks at the first record's columns and says what it took them for."""
-    if data.format == "messages" and kind == "text":
-        raise UmbelError("plain text holds no chats", where=str(path), fix="set data.format=text")
-    if data.format != "auto" or kind == "text":
-        return "text" if kind == "text" or data.format == "text" else "messages"
-    existing = columns(path, kind)
+    first = found[0]
+    if data.format == "messages" and first.kind == "text":
+        raise UmbelError("plain text holds no chats", where=first.location, fix="set data.format=text")
+    if first.kind in ("text", "python") or source.template:
+        return "text"
+    if data.format != "auto":
+        return data.format
+    first, existing = _first_columns(source, data, found, folder)
     if MESSAGES in existing:
         say(f"source {name}: chats (column {MESSAGES})")
         return "messages"
     if existing and source.field not in existing:
-        raise missing_column(str(path), source.field, existing)
+        raise missing_column(first.location, source.field, existing)
     say(f"source {name}: texts (column {source.field})")
     return "text"
+
+
+def _first_columns(
+    source: Source, data: Data, found: list[FoundFile], folder: Path
+) -> tuple[FoundFile, list[str]]:
+    """The columns of the first file that can be read, where others are to be skipped."""
+    for file in found:
+        try:
+            return file, columns_of(file, folder, source.trust_etag)
+        except BadFile:
+            if data.on_bad_file == "stop" or file is found[-1]:
+                raise
+    raise AssertionError("a source has files")

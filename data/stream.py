@@ -3,118 +3,232 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from base.errors import UmbelError
 from configs.batch import sequences_at
-from configs.schema import Schedule
-from data.order import GlobalOrder, RowRef
+from configs.schema import RunConfig, Source
+from data.document_order import DocumentOrder
+from data.documents import DocumentStore
+from data.files import OpenSource
+from data.lanes import Cursors, LaneReader, RowMaker, StreamedSource
+from data.look_ahead import LookAhead
+from data.micro_batch import IGNORED, MicroBatch, micro_batch
+from data.order import GlobalOrder
+from data.pack import Row
 from data.prefetch import Prefetch
-from data.prepared import Prepared, Split
+from data.prepare import cache_folder, open_from_manifest
+from data.prepared import Prepared
+from data.shuffle import shuffled
+from data.sources import sources_of
+from data.weights import plan
 
-IGNORED = -100
-"""A label that is not learned: cross entropy's ``ignore_index``."""
+__all__ = ["IGNORED", "BatchStream", "MicroBatch", "Share", "StepBatches"]
 
-LENGTH_MULTIPLE = 8
-"""Unpacked micro-batches are padded to a multiple of this many tokens, which tensor cores like."""
+DEPTH = 4
+"""Steps that are made ahead."""
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """One forward pass.
+class Share(NamedTuple):
+    """A rank's part of every step. Which rows share a micro-batch does not depend on the world size.
 
-    ``input_ids`` and ``labels`` are int64 [b, S]; ``labels[i, t]`` is the target of position t, already
-    shifted, -100 where nothing is to be learned. ``first_slot`` is the number, in the whole run, of its first
-    sequence. ``targets`` counts the labels to be learned.
+    The global batch is cut into micro-batches of ``micro_batch`` slots, dealt to the ranks in turn. As every
+    batch of the run divides evenly, each lane of a streamed run then stays with one rank, whatever the ramp.
     """
 
-    input_ids: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    first_slot: int
-    targets: int
+    rank: int = 0
+    world_size: int = 1
+    micro_batch: int = 1
+
+    def of(self, slots: range) -> list[range]:
+        """The micro-batches, as ranges of slots, that the rank takes of a step's slots.
+
+        Raises:
+            UmbelError: the batch is not divisible by world_size × micro_batch.
+        """
+        if len(slots) % (self.world_size * self.micro_batch):
+            raise UmbelError(
+                f"a step's {len(slots)} sequences are not divisible by {self.world_size} processes × "
+                f"micro_batch {self.micro_batch}",
+                where="schedule.global_batch",
+            )
+        stride = self.world_size * self.micro_batch
+        firsts = range(self.rank * self.micro_batch, len(slots), stride)
+        return [slots[first : first + self.micro_batch] for first in firsts]
+
+    def owns(self, lane: int) -> bool:
+        """Whether a lane's rows go to this rank."""
+        return lane // self.micro_batch % self.world_size == self.rank
+
+
+class StepBatches(NamedTuple):
+    """A rank's micro-batches of a step. ``cursors`` are where its lanes stand after it, zero for the lanes
+    of others, None in prepared mode: they are all of a stream's state that a step number does not give."""
+
+    step: int
+    batches: list[MicroBatch]
+    cursors: Cursors | None
+
+
+class Rows(Protocol):
+    """Rows of the global order by number: any (prepared), or those of some lanes, forward (streaming).
+
+    ``cursors`` are where the lanes stand after what was read; None where there are none.
+    """
+
+    @property
+    def cursors(self) -> Cursors | None: ...
+
+    def read(self, number: int) -> tuple[str, Row]: ...
+
+    def pass_to(self, number: int) -> None: ...
+
+
+class PreparedRows:
+    """Rows of prepared sources: each epoch of a source in another order. Any number costs the same."""
+
+    cursors: Cursors | None = None
+
+    def __init__(self, prepared: Prepared, order: GlobalOrder) -> None:
+        self._order = order
+        self._tables = {name: prepared.rows(name, "train") for name in order.sources}
+        self._shuffled = {
+            name: shuffled(len(table), f"{order.seed} {name}") for name, table in self._tables.items()
+        }
+
+    def read(self, number: int) -> tuple[str, Row]:
+        """The source and the row of a number of the order."""
+        source, ordinal = self._order.pick(number)
+        return source, self._tables[source].row(self._shuffled[source][ordinal])
+
+    def pass_to(self, number: int) -> None:
+        """Nothing to do: no row depends on those before it."""
 
 
 class BatchStream:
-    """The train batches of a run. Holds no position: ask for any step, in any order, at any world size.
+    """The train batches of a run. Holds no position: ask for any step, at any world size.
 
     Args:
-        prepared: the rows.
-        schedule: says how many sequences each step takes.
-        seed: of the order.
-        weights: relative share of each source (`data.sources.weights_of`).
+        prepared: the run's data; in streaming mode its manifest and held-out rows.
+        config: the run's.
+        left_out: names of files, by source, that a streamed run goes on without.
     """
 
     def __init__(
-        self, prepared: Prepared, schedule: Schedule, seed: int, weights: Mapping[str, float]
+        self, prepared: Prepared, config: RunConfig, left_out: Mapping[str, Sequence[str]] | None = None
     ) -> None:
-        self.prepared, self.schedule = prepared, schedule
-        self.order = GlobalOrder(prepared, weights, seed)
+        self.prepared, self.config, self.left_out = prepared, config, dict(left_out or {})
+        self.schedule, self.data = config.schedule, config.data
+        lanes = config.schedule.global_batch
+        phases = plan(self.data, prepared.manifest, self.total)
+        self.order = GlobalOrder(phases, self.data.skip, lanes, config.run.seed)
+
+    @property
+    def total(self) -> int:
+        """Sequences of the whole run."""
+        return sequences_at(self.schedule, self.schedule.steps)
+
+    @property
+    def cursors_shape(self) -> tuple[int, int, int]:
+        """Of `data.lanes.Cursors`."""
+        return self.order.lanes, len(self.order.sources), 2
+
+    @property
+    def is_streaming(self) -> bool:
+        return self.data.mode == "streaming"
 
     def slots(self, step: int) -> range:
         """The sequences of the run that 1-based ``step`` consumes."""
         return range(sequences_at(self.schedule, step - 1), sequences_at(self.schedule, step))
 
-    def rank_slots(self, step: int, rank: int, world_size: int) -> range:
-        """The block of ``slots(step)`` that one rank consumes."""
-        slots = self.slots(step)
-        each = len(slots) // world_size
-        return slots[rank * each : (rank + 1) * each]
+    def rows(self, share: Share, step: int = 1, cursors: Cursors | None = None) -> Rows:
+        """A rank's rows from the start of 1-based ``step``; ``cursors`` are those after the step before."""
+        return self.rows_of([lane for lane in range(self.order.lanes) if share.owns(lane)], step, cursors)
 
-    def micro_batches(self, step: int, rank: int, world_size: int, micro_batch: int) -> list[MicroBatch]:
-        """What ``rank`` of ``world_size`` computes at 1-based ``step``, in order.
+    def rows_of(self, lanes: Sequence[int], step: int = 1, cursors: Cursors | None = None) -> Rows:
+        """Some lanes' rows from the beginning of 1-based ``step`` on."""
+        if not self.is_streaming:
+            return PreparedRows(self.prepared, self.order)
+        return self.lane_reader(lanes, step, cursors)
 
-        The global batch is cut into micro-batches of ``micro_batch`` slots, and ranks take consecutive ones:
-        which rows share a micro-batch does not depend on the world size.
+    def lane_reader(self, lanes: Sequence[int], step: int, cursors: Cursors | None) -> LaneReader:
+        """`rows_of` in streaming mode."""
+        start = self.first_number(step)
+        return LaneReader(self.order, self._sources, self._maker, lanes, start, cursors)
 
-        Raises:
-            UmbelError: the step's batch is not divisible by world_size × micro_batch.
+    def first_number(self, step: int) -> int:
+        """The order's first number that the steps before 1-based ``step`` have left."""
+        consumed = self.slots(step).start
+        return self.order.number(consumed - 1) + 1 if consumed else 0
+
+    def micro_batches(self, rows: Rows, step: int, share: Share) -> list[MicroBatch]:
+        """What a rank computes at 1-based ``step``, in order."""
+        return [self._micro_batch(rows, slots) for slots in share.of(self.slots(step))]
+
+    def read(self, steps: range, share: Share, cursors: Cursors | None = None) -> Prefetch[StepBatches]:
+        """A rank's batches of consecutive steps, made ahead in the background.
+
+        ``cursors`` are those after the step before the first; None at the beginning, or in prepared mode.
         """
-        batch = len(self.slots(step))
-        if batch % (world_size * micro_batch):
-            raise UmbelError(
-                f"the {batch} sequences of step {step} are not divisible by {world_size} processes × "
-                f"micro_batch {micro_batch}",
-                where="schedule.global_batch",
-            )
-        mine = self.rank_slots(step, rank, world_size)
-        return [self._micro_batch(mine[k : k + micro_batch]) for k in range(0, len(mine), micro_batch)]
+        if self.is_streaming and self.data.workers and steps:
+            from data.feeders import Feeders
 
-    def prefetch(
-        self, steps: range, rank: int, world_size: int, micro_batch: int, depth: int = 2
-    ) -> Prefetch[list[MicroBatch]]:
-        """``micro_batches`` of each step in ``steps``, loaded ahead in a thread."""
-        return Prefetch(lambda step: self.micro_batches(step, rank, world_size, micro_batch), steps, depth)
+            feeders = Feeders(self, steps, share, cursors)
+            return Prefetch(lambda step: self._step(feeders, step, share), steps, DEPTH, feeders.close)
+        rows = self.rows(share, steps.start, cursors)
+        return Prefetch(lambda step: self._step(rows, step, share), steps, DEPTH)
 
-    def held_out(self, source: str, sequences: int, micro_batch: int) -> list[MicroBatch]:
-        """The first ``sequences`` held-out rows of a source (all, where there are fewer), in order.
-
-        The last micro-batch may be smaller; ``first_slot`` counts the rows.
-        """
-        count = min(sequences, len(self.prepared.rows(source, "held_out")))
-        rows = [RowRef(source, row) for row in range(count)]
+    def held_out(self, source: str, sequences: int, size: int) -> list[MicroBatch]:
+        """The first ``sequences`` held-out rows of a source (all, where there are fewer), in order, in
+        micro-batches of ``size``; the last may be smaller. ``first_slot`` counts the rows."""
+        table = self.prepared.rows(source, "held_out")
+        count = min(sequences, len(table))
         return [
-            self._assemble(rows[k : k + micro_batch], "held_out", k) for k in range(0, count, micro_batch)
+            self._assemble([table.row(row) for row in range(first, min(first + size, count))], first)
+            for first in range(0, count, size)
         ]
 
-    def _micro_batch(self, slots: range) -> MicroBatch:
-        return self._assemble([self.order[slot] for slot in slots], "train", slots.start)
+    def _step(self, rows: Rows, step: int, share: Share) -> StepBatches:
+        batches = self.micro_batches(rows, step, share)
+        rows.pass_to(self.first_number(step + 1))
+        cursors = rows.cursors
+        return StepBatches(step, batches, None if cursors is None else cursors.copy())
 
-    def _assemble(self, refs: Sequence[RowRef], split: Split, first_slot: int) -> MicroBatch:
-        """Rows to padded inputs and shifted labels."""
-        tables = [self.prepared.rows(ref.source, split) for ref in refs]
-        rows = [table.ids(ref.row) for table, ref in zip(tables, refs, strict=True)]
-        masks = [table.mask(ref.row) for table, ref in zip(tables, refs, strict=True)]
-        length = self._length(max(len(row) for row in rows) - 1)
-        input_ids = np.full((len(rows), length), self.prepared.pad_id, np.int64)
-        labels = np.full((len(rows), length), IGNORED, np.int64)
-        for index, (row, mask) in enumerate(zip(rows, masks, strict=True)):
-            input_ids[index, : len(row) - 1] = row[:-1]
-            labels[index, : len(row) - 1] = row[1:] if mask is None else np.where(mask[1:], row[1:], IGNORED)
-        return MicroBatch(input_ids, labels, first_slot, int((labels != IGNORED).sum()))
+    @cached_property
+    def _maker(self) -> RowMaker:
+        packing = self.data.packing == "concat"
+        length, held_out = self.prepared.sequence_length, self.data.held_out
+        return RowMaker(self.prepared.tokenizer, length, packing, held_out)
 
-    def _length(self, longest: int) -> int:
-        rounded = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        return min(rounded, self.prepared.sequence_length)
+    @cached_property
+    def _sources(self) -> dict[str, StreamedSource]:
+        cache, declared = cache_folder(self.data), sources_of(self.data)
+        return {name: self._source(self.opened[name], declared[name], cache) for name in self.order.sources}
+
+    @cached_property
+    def opened(self) -> dict[str, OpenSource]:
+        """The sources as the manifest knows them, less the files that are left out."""
+        opened = open_from_manifest(self.data, self.prepared.manifest, cache_folder(self.data))
+        for name, files in self.left_out.items():
+            opened[name] = replace(opened[name], skipped=(*opened[name].skipped, *files))
+        return opened
+
+    def _source(self, opened: OpenSource, declared: Source, cache: Path) -> StreamedSource:
+        if not opened.rows:
+            raise UmbelError("holds no text", where=opened.key, fix="check its path and its field")
+        limit = int(self.data.cache_gb * 1e9)
+        store = DocumentStore(opened, declared.filters, cache / "documents", limit)
+        order = DocumentOrder(opened.rows, self.data.shuffle_window, f"{self.order.seed} {opened.name}")
+        return StreamedSource(store, order, declared.max_epochs, opened.key, LookAhead(store, order))
+
+    def _micro_batch(self, rows: Rows, slots: range) -> MicroBatch:
+        read = [rows.read(self.order.number(slot))[1] for slot in slots]
+        return self._assemble(read, slots.start)
+
+    def _assemble(self, rows: Sequence[Row], first_slot: int) -> MicroBatch:
+        restart = self.data.intra_document_mask
+        pad_id, longest = self.prepared.pad_id, self.prepared.sequence_length
+        return micro_batch(rows, first_slot, pad_id, longest, restart_positions=restart)

@@ -7,13 +7,16 @@ from pathlib import Path
 from base.errors import UmbelError
 from configs.compose import compose, load
 from configs.schema import RunConfig
+from data.inspect import BEGINNING, Start
 from data.prepare import prepare_run
 from data.prepared import Prepared
-from data.sources import weights_of
 from data.stream import BatchStream
 from launch.overrides import apply
 from launch.screens.console import say
+from launch.screens.preparing import preparing
 from record.folder import RunFolder
+from train.cursors import nearest_cursors
+from train.left_out import files_left_out
 
 
 def chosen_config(run: str | None, overrides: list[str], config_dir: Path | None) -> RunConfig:
@@ -25,13 +28,21 @@ def chosen_config(run: str | None, overrides: list[str], config_dir: Path | None
 
 def prepared_rows(config: RunConfig) -> Prepared:
     """The run's tokenized rows, prepared now where they are not yet."""
-    return prepare_run(config, say)
+    with preparing() as report:
+        return prepare_run(config, say, report)
 
 
-def open_stream(config: RunConfig) -> BatchStream:
+def open_stream(config: RunConfig, run: str | None = None) -> BatchStream:
     """The run's batches by step."""
-    prepared, weights = prepared_rows(config), weights_of(config.data)
-    return BatchStream(prepared, config.schedule, config.run.seed, weights)
+    left_out = files_left_out(RunFolder.find(run)) if run else None
+    return BatchStream(prepared_rows(config), config, left_out)
+
+
+def start_before(stream: BatchStream, run: str | None, step: int) -> Start:
+    """From where to read on to ``step``: a streamed run's last checkpoint before it, else the beginning."""
+    if run is None or not stream.is_streaming:
+        return BEGINNING
+    return Start(*nearest_cursors(RunFolder.find(run).checkpoints, step - 1, stream.cursors_shape))
 
 
 def parse_steps(text: str, last: int) -> range:

@@ -22,6 +22,7 @@ from launch.processes import command, environment, start
 from launch.screens.console import err, say, warn
 from launch.screens.data import cut_examples
 from launch.screens.differences import differences_table
+from launch.screens.preparing import preparing
 from launch.screens.useful import useful_commands
 from launch.watch import Watch
 from record.control import clear_stop, stop_requested
@@ -125,14 +126,22 @@ def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
 
 
 def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
-    """Prepare, and refuse other data than the run began with before its run.yaml is touched."""
+    """Prepare; refuse other data than the run began with, or more of it than its caps allow, before its
+    run.yaml is touched."""
+    from data.consumption import check_caps
     from data.manifest import check_unchanged
     from data.prepare import prepare_run
+    from data.stream import BatchStream
 
     record_event(folder, "phase", name="preparing data")
-    prepared, began_with = prepare_run(config, say), folder.path / "data.json"
-    if began_with.exists():
-        check_unchanged(read_json(began_with), prepared.manifest)
+    record = folder.path / "data.json"
+    began_with = read_json(record) if record.exists() else None
+    with preparing() as report:
+        prepared = prepare_run(config, say, report, began_with)
+    if began_with is not None:
+        check_unchanged(began_with, prepared.manifest)
+    stream = BatchStream(prepared, config)
+    check_caps(config.data, prepared.manifest, stream.order, stream.total)
     for note in cut_examples(prepared.manifest):
         warn(note)
 

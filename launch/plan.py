@@ -71,12 +71,14 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
     Raises:
         UmbelError: the model, the batch or the shape makes no sense.
     """
+    from train.document_mask import check_document_mask
     from train.flops import flops_per_token
     from train.memory import USABLE, device_memory, estimate
     from train.model import check_shape, meta_model, model_config, parameter_count
 
     check_batch(config, world_size)
     check_shape(config)
+    check_document_mask(config)
     count = parameter_count(meta_model(config.model))
     available = device_memory(config, -(-world_size // config.cluster.nodes))
     micro_batch, problem = _micro_batch(config, world_size, available)

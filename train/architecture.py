@@ -67,6 +67,9 @@ def check_shape(config: RunConfig) -> None:
 def attention_implementation(model: Model, config: PreTrainedConfig) -> str:
     """``sdpa`` where the architecture supports it, else ``eager``; or what ``model.attention`` asks for.
 
+    With ``data.intra_document_mask`` SDPA is handed a mask, and CUDA's flash kernels take none. Where rows
+    are long ``flex_attention`` skips what is masked instead; it is compiled, and trains on CUDA only.
+
     Raises:
         UmbelError: the architecture does not support what is asked for.
     """

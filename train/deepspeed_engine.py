@@ -16,6 +16,7 @@ from train.deepspeed_state import zero_state
 from train.distributed import World
 from train.engine import Engine, adamw, round_weights
 from train.initialize import initialize
+from train.masking import logits_of
 from train.memory import REDUCE_BUCKET
 from train.model import build_model, build_skeleton, meta_model
 from train.parameters import parameter_count
@@ -80,8 +81,8 @@ class DeepSpeedEngine(Engine):
             owner, _, key = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[key] = buffer.to(self.world.device)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.engine(input_ids=input_ids).logits
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+        return logits_of(self.engine, input_ids, position_ids)
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[None]:
         # DeepSpeed's own accumulation count stays 1: ours may change from step to step.

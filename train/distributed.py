@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -44,6 +46,13 @@ class World:
         if self.control is not None:
             dist.all_reduce(values, group=self.control)
         return values
+
+    def sum_array(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Sum of equally shaped arrays over all processes."""
+        total = torch.from_numpy(values).clone()
+        if self.control is not None:
+            dist.all_reduce(total, group=self.control)
+        return total.numpy()
 
     def first(self, value: int) -> int:
         """What the first process says."""

@@ -7,14 +7,16 @@ import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from base.errors import UmbelError
 from configs.schema import Optimizer, RunConfig
 from data.stream import MicroBatch
 from train.distributed import World
 from train.loss import cross_entropy_sum
-from train.masking import whole_rows
 from train.parameters import parameter_groups
 from train.seeds import seed_draws
 from train.state import State
@@ -63,10 +65,9 @@ class Engine(abc.ABC):
 
     def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
         """Summed cross-entropy of a micro-batch, in nats."""
-        input_ids, labels = self._to_device(batch)
-        with whole_rows():
-            logits = self.forward(input_ids)
-        return cross_entropy_sum(logits, labels)
+        position_ids = None if batch.position_ids is None else self._to_device(batch.position_ids)
+        logits = self.forward(self._to_device(batch.input_ids), position_ids)
+        return cross_entropy_sum(logits, self._to_device(batch.labels))
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[MicroBatch]) -> tuple[float, int]:
@@ -82,16 +83,15 @@ class Engine(abc.ABC):
         self.model.train()
         return float(total), count
 
-    def _to_device(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        tensors = (torch.from_numpy(batch.input_ids), torch.from_numpy(batch.labels))
+    def _to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
         if self.world.device.type == "cuda":
-            tensors = tuple(tensor.pin_memory() for tensor in tensors)  # type: ignore[assignment]
-        moved = [tensor.to(self.world.device, non_blocking=True) for tensor in tensors]
-        return moved[0], moved[1]
+            tensor = tensor.pin_memory()
+        return tensor.to(self.world.device, non_blocking=True)
 
     @abc.abstractmethod
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Logits [batch, sequence, vocabulary] of input_ids [batch, sequence]."""
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [batch, sequence, vocabulary] of input_ids [batch, sequence] (`train.masking.logits_of`)."""
 
     @abc.abstractmethod
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -122,8 +122,12 @@ def build_engine(config: RunConfig, world: World, micro_batch: int) -> Engine:
     """The engine that ``parallelism`` asks for.
 
     Raises:
-        UmbelError: the model cannot be built.
+        UmbelError: the model cannot be built, or its attention does not train on this device.
     """
+    if config.model.attention == "flex_attention" and world.device.type == "cpu":
+        raise UmbelError(
+            "has no backward pass on the CPU", where="model.attention=flex_attention", fix="set it to sdpa"
+        )
     if config.parallelism.engine == "deepspeed":
         from train.deepspeed_engine import DeepSpeedEngine
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from base.errors import UmbelError
 from configs.schema import RunConfig
 from data.manifest import check_unchanged
 from data.prepare import prepare_run
-from data.sources import weights_of
 from data.stream import BatchStream, MicroBatch
 from record.events import latest, read_events
 from record.folder import RunFolder
 from train.distributed import World
 from train.hooks.evaluation import held_out_losses
 from train.loss import cross_entropy_sum
+from train.masking import logits_of
 from train.quiet import quiet
 from train.weights import RunModel, load_model
 
@@ -57,18 +59,22 @@ class PlainScorer:
         """Summed loss in nats, and count of targets."""
         total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
         for batch in batches:
+            position_ids = None if batch.position_ids is None else self._to_device(batch.position_ids)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = self.model(torch.from_numpy(batch.input_ids).to(self.device), use_cache=False).logits
-            total += cross_entropy_sum(logits, torch.from_numpy(batch.labels).to(self.device))
+                logits = logits_of(self.model, self._to_device(batch.input_ids), position_ids)
+            total += cross_entropy_sum(logits, self._to_device(batch.labels))
             count += batch.targets
         return float(total), count
+
+    def _to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
 
 
 def _stream(loaded: RunModel) -> BatchStream:
     config = loaded.config
     prepared = prepare_run(config)
     check_unchanged(loaded.data, prepared.manifest)
-    return BatchStream(prepared, config.schedule, config.run.seed, weights_of(config.data))
+    return BatchStream(prepared, config)
 
 
 def _micro_batch(config: RunConfig, folder: RunFolder) -> int:

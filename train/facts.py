@@ -15,6 +15,7 @@ from configs.batch import sequences_at
 from configs.compose import is_defining
 from configs.plain import flatten, to_dict
 from configs.schema import RunConfig, Schedule
+from data.order import GlobalOrder
 from train.engine import Engine
 from train.portable import trainable_shapes
 
@@ -64,6 +65,34 @@ def check_parameters(manifest: dict[str, Any], model: torch.nn.Module, checkpoin
                 f"holds {name} as {theirs.get(name, 'nothing')}, the model has {ours.get(name, 'nothing')}",
                 where=str(checkpoint),
             )
+
+
+def order_facts(order: GlobalOrder, sequences: int) -> dict[str, Any]:
+    """What a run has taken of the global order: its next number, and the rows of each source."""
+    return {
+        "number": _next_number(order, sequences),
+        "rows": {name: count for name, count in order.counts(sequences).items() if count},
+    }
+
+
+def check_order(manifest: dict[str, Any], order: GlobalOrder, checkpoint: Path) -> None:
+    """Refuse weights, phases or skipped ranges under which other rows would have been seen by now.
+
+    Raises:
+        UmbelError: going on would skip or repeat data.
+    """
+    saved, sequences = manifest["extra"].get("order"), manifest["sequences"]
+    if saved is not None and saved != order_facts(order, sequences):
+        raise UmbelError(
+            "with this data.skip, these data.phases and weights the run would have seen other rows up to "
+            f"sequence {sequences} (number {saved['number']} of the global order)",
+            where=str(checkpoint),
+            fix="let changes begin there or later, or go back to an earlier checkpoint",
+        )
+
+
+def _next_number(order: GlobalOrder, sequences: int) -> int:
+    return order.number(sequences - 1) + 1 if sequences else 0
 
 
 def check_position(manifest: dict[str, Any], schedule: Schedule, checkpoint: Path) -> None:

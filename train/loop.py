@@ -9,7 +9,8 @@ from typing import Protocol
 
 from configs.batch import global_batch_at
 from configs.schema import RunConfig
-from data.stream import BatchStream, MicroBatch
+from data.lanes import Cursors
+from data.stream import BatchStream, MicroBatch, Share
 from train.distributed import World
 from train.engine import Engine, StepMetrics
 from train.position import Position
@@ -27,6 +28,7 @@ class StepRecord:
     metrics: StepMetrics
     began: float  # time.perf_counter at its start
     data_wait: float  # seconds
+    cursors: Cursors | None = None  # where this process's lanes stand after it; None in prepared mode
 
 
 class Hook(Protocol):
@@ -47,12 +49,16 @@ class Loop:
     stop: StopRequest
     hooks: Sequence[Hook]
 
-    def run(self, position: Position, last_step: int) -> Position:
-        """Train to ``last_step``, or until all processes agree to stop; returns where it ended."""
+    def run(self, position: Position, cursors: Cursors | None, last_step: int) -> Position:
+        """Train to ``last_step``, or until all processes agree to stop; returns where it ended.
+
+        ``cursors`` are those of `StepRecord` at ``position``, of all processes.
+        """
         config, world = self.config, self.world
         steps = range(position.step + 1, last_step + 1)
-        with self.stream.prefetch(steps, world.rank, world.size, self.micro_batch) as prefetched:
-            for step, batches in zip(steps, prefetched, strict=False):
+        share = Share(world.rank, world.size, self.micro_batch)
+        with self.stream.read(steps, share, cursors) as prefetched:
+            for step, batches, after in prefetched:
                 began = time.perf_counter() - prefetched.data_wait
                 stops, targets, tokens = world.sum([self.stop.pending(), *counts(batches)])
                 if stops:
@@ -60,7 +66,7 @@ class Loop:
                 lr = learning_rate(config.schedule, config.optimizer.lr, step)
                 metrics = self.engine.step(step, batches, targets, lr)
                 position = position.after(global_batch_at(config.schedule, step), targets)
-                record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait)
+                record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait, after)
                 for hook in self.hooks:
                     hook.after_step(record)
         return position

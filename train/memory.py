@@ -147,5 +147,12 @@ def _offloaded(parallelism: Parallelism, parts: dict[str, int]) -> int:
 
 def _pass(config: RunConfig, micro_batch: int, dtype: torch.dtype) -> Rehearsal:
     autocast = config.model.precision == "bf16" and config.parallelism.engine == "torch"
-    length, cuda = config.data.sequence_length, not runs_on_cpu(config)
-    return rehearse(config.model, micro_batch, length, dtype=dtype, autocast=autocast, cuda=cuda)
+    return rehearse(
+        config.model,
+        micro_batch,
+        config.data.sequence_length,
+        dtype=dtype,
+        autocast=autocast,
+        cuda=not runs_on_cpu(config),
+        masked=config.data.intra_document_mask,
+    )

@@ -9,6 +9,8 @@ import torch
 from checkpoint.format import BUFFER
 from checkpoint.reader import StateReader
 from checkpoint.writer import Fragment
+from data.lanes import Cursors
+from train.cursors import NAME as CURSORS
 from train.engine import Engine
 from train.parameters import parameter_shape
 from train.state import persistent_buffers
@@ -25,8 +27,8 @@ _SAFETENSORS = {
 }
 
 
-def fragments(engine: Engine) -> Iterator[Fragment]:
-    """What this process writes: the slices it owns, and on rank 0 the persistent buffers."""
+def fragments(engine: Engine, cursors: Cursors | None = None) -> Iterator[Fragment]:
+    """What this process writes: the slices it owns, and on rank 0 the persistent buffers and the cursors."""
     for piece in engine.state.owned():
         for kind, view in piece.views.items():
             yield Fragment(piece.parameter, kind, piece.start, host_bytes(view), "F32", tuple(view.shape))
@@ -34,6 +36,8 @@ def fragments(engine: Engine) -> Iterator[Fragment]:
         for name, buffer in persistent_buffers(engine.model):
             dtype = _SAFETENSORS[buffer.dtype]
             yield Fragment(name, BUFFER, 0, host_bytes(buffer), dtype, tuple(buffer.shape))
+        if cursors is not None:
+            yield Fragment(CURSORS, BUFFER, 0, memoryview(cursors.tobytes()), "I64", cursors.shape)
 
 
 def trainable_shapes(model: torch.nn.Module) -> dict[str, list[int]]:

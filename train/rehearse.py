@@ -29,7 +29,7 @@ from configs.schema import Model
 from configs.typed import build
 from train.architecture import decoder_config
 from train.loss import cross_entropy_sum
-from train.masking import whole_rows
+from train.masking import logits_of
 from train.model import meta_model
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,14 @@ class Rehearsal:
 
 
 def rehearse(
-    model: Model, micro_batch: int, sequence_length: int, *, dtype: torch.dtype, autocast: bool, cuda: bool
+    model: Model,
+    micro_batch: int,
+    sequence_length: int,
+    *,
+    dtype: torch.dtype,
+    autocast: bool,
+    cuda: bool,
+    masked: bool = False,
 ) -> Rehearsal:
     """Rehearse a micro-batch of ``micro_batch`` × ``sequence_length`` tokens.
 
@@ -61,10 +68,13 @@ def rehearse(
         dtype: of the weights.
         autocast: whether the forward pass runs under bf16 autocast.
         cuda: count as CUDA's autocast computes, which keeps more operations in fp32 than the CPU's.
+        masked: attention stays within documents: a mask is kept, which SDPA copies in each layer.
     """
     shape = json.dumps(dataclasses.asdict(model), sort_keys=True)
     try:
-        return _rehearse(shape, micro_batch, sequence_length, dtype, autocast, cuda)
+        # Flex attention keeps a block mask, next to nothing.
+        explicit = masked and model.attention != "flex_attention"
+        return _rehearse(shape, micro_batch, sequence_length, dtype, autocast, cuda, explicit)
     except UmbelError:
         raise
     except Exception as error:
@@ -100,16 +110,23 @@ def formula(
 
 @functools.lru_cache(maxsize=256)
 def _rehearse(
-    shape: str, micro_batch: int, sequence_length: int, dtype: torch.dtype, autocast: bool, cuda: bool
+    shape: str,
+    micro_batch: int,
+    sequence_length: int,
+    dtype: torch.dtype,
+    autocast: bool,
+    cuda: bool,
+    masked: bool,
 ) -> Rehearsal:
     meta = _meta(shape, cuda)
     with FakeTensorMode():
         model = _with_fake_tensors(meta, dtype)
         tokens = torch.zeros((micro_batch, sequence_length), dtype=torch.long)
+        positions = torch.zeros_like(tokens) if masked else None
 
         def forward() -> torch.Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast), whole_rows():
-                return model(input_ids=tokens).logits
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                return logits_of(model, tokens, positions)
 
         with Ledger(model) as ledger, CudaAutocast() if cuda else contextlib.nullcontext():
             return _account(ledger, forward, tokens)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from base.files import read_json, write_json
 from configs.schema import RunConfig
+from data.consumption import check_caps
 from data.manifest import check_unchanged
 from data.prepare import prepare_run
 from data.prepared import Prepared, check_vocabulary
+from data.stream import BatchStream
 from record.folder import RunFolder
 from train.architecture import vocab_size
 from train.distributed import World
+from train.left_out import files_left_out
+
+
+def open_stream(config: RunConfig, prepared: Prepared, folder: RunFolder) -> BatchStream:
+    """The run's batches, without the files that an earlier start could not read.
+
+    Raises:
+        UmbelError: more epochs of a source than the config allows.
+    """
+    stream = BatchStream(prepared, config, files_left_out(folder))
+    check_caps(config.data, prepared.manifest, stream.order, stream.total)
+    return stream
 
 
 def open_data(config: RunConfig, folder: RunFolder, world: World) -> Prepared:
@@ -22,9 +36,9 @@ def open_data(config: RunConfig, folder: RunFolder, world: World) -> Prepared:
         UmbelError: a fault in the sources, a vocabulary larger than the model's, or other data than the run
             began with, on any process: nodes may have other files under the same names.
     """
-    prepared = prepare_run(config)
-    check_vocabulary(prepared, vocab_size(config.model))
     record = folder.path / "data.json"
+    prepared = prepare_run(config, began_with=read_json(record) if record.exists() else None)
+    check_vocabulary(prepared, vocab_size(config.model))
     if world.is_first and not record.exists():
         prepared.tokenizer.save(folder.path / "tokenizer")
         write_json(record, prepared.manifest)

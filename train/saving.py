@@ -15,17 +15,22 @@ from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
 from checkpoint.writer import clean, commit, discard, write_share
 from configs.schema import RunConfig
+from data.lanes import Cursors
+from data.stream import BatchStream
 from record.events import record_event
 from record.folder import RunFolder
 from train.base_model import check_base, describe_base
+from train.cursors import read_cursors
 from train.distributed import World
 from train.engine import Engine
 from train.facts import (
+    check_order,
     check_parameters,
     check_position,
     config_fingerprint,
     group_steps,
     groups_of,
+    order_facts,
     software,
 )
 from train.portable import fragments, read_buffers, read_into, trainable_shapes
@@ -37,27 +42,31 @@ class Saver:
 
     Args:
         run_id: of `record.identity`; a checkpoint of another run is refused.
-        data_fingerprint: of the prepared data; a checkpoint over other data is refused.
+        stream: of the run; a checkpoint over other data, or another order so far, is refused.
     """
 
     def __init__(
-        self, config: RunConfig, world: World, folder: RunFolder, run_id: str, data_fingerprint: str
+        self, config: RunConfig, world: World, folder: RunFolder, run_id: str, stream: BatchStream
     ) -> None:
         self.config, self.world, self.folder = config, world, folder
-        self.run_id, self.data_fingerprint = run_id, data_fingerprint
+        self.run_id, self.stream = run_id, stream
         self.base = describe_base(config.model) if world.is_first else None
         self.parent: str | None = None
 
-    def save(self, engine: Engine, position: Position) -> None:
+    def save(self, engine: Engine, position: Position, cursors: Cursors | None = None) -> None:
         """Save collectively; every process writes what it owns, and rank 0 makes it a checkpoint.
+
+        ``cursors`` are where this process's lanes of a streamed run stand.
 
         Raises:
             UmbelError: the disk is full or unwritable; earlier checkpoints stay.
         """
         began = time.perf_counter()
         checkpoints, world = self.folder.checkpoints, self.world
+        if cursors is not None:
+            cursors = world.sum_array(cursors)
         try:
-            self._together(lambda: self._write_share(engine, position.step))
+            self._together(lambda: self._write_share(engine, position.step, cursors))
         except UmbelError:
             if world.is_first:
                 discard(checkpoints, position.step)
@@ -79,11 +88,11 @@ class Saver:
         step = self.world.first(step)
         return self.folder.checkpoints / step_name(step) if step else None
 
-    def load(self, engine: Engine, checkpoint: Path) -> Position:
-        """Restore a live engine from any topology's checkpoint.
+    def load(self, engine: Engine, checkpoint: Path) -> tuple[Position, Cursors | None]:
+        """Restore a live engine from any topology's checkpoint; says where the run and its lanes stand.
 
         Raises:
-            UmbelError: the checkpoint is of another model or base, or of other data.
+            UmbelError: the checkpoint is of another model or base, of other data or of another order.
         """
         with StateReader(checkpoint, run_id=self.run_id) as reader:
             manifest = reader.manifest
@@ -91,13 +100,15 @@ class Saver:
             self._together(lambda: check_base(manifest["extra"].get("base"), self.base))
             check_parameters(manifest, engine.model, checkpoint)
             check_position(manifest, self.config.schedule, checkpoint)
+            check_order(manifest, self.stream.order, checkpoint)
+            cursors = read_cursors(reader, self.stream.cursors_shape) if self.stream.is_streaming else None
             for piece in engine.state.held():
                 for kind, view in piece.views.items():
                     read_into(reader, piece.parameter, kind, piece.start, view)
             read_buffers(reader, engine.model)
         engine.state.loaded(group_steps(engine, manifest["groups"]))
         self.parent = manifests.digest(checkpoint)
-        return Position(manifest["step"], manifest["sequences"], manifest["tokens"])
+        return Position(manifest["step"], manifest["sequences"], manifest["tokens"]), cursors
 
     def _together(self, work: Callable[[], object]) -> None:
         """Do a part on every process; if it fails on one, it has failed on all, and none waits in vain."""
@@ -112,9 +123,9 @@ class Saver:
         if failed:
             raise PeerFailed("another process failed", where=str(self.folder.checkpoints))
 
-    def _write_share(self, engine: Engine, step: int) -> None:
+    def _write_share(self, engine: Engine, step: int, cursors: Cursors | None) -> None:
         shapes, rank, size = trainable_shapes(engine.model), self.world.rank, self.world.size
-        write_share(self.folder.checkpoints, step, rank, size, fragments(engine), shapes)
+        write_share(self.folder.checkpoints, step, rank, size, fragments(engine, cursors), shapes)
 
     def _commit(self, engine: Engine, position: Position, began: float) -> None:
         facts = self._facts(engine, position)
@@ -133,7 +144,7 @@ class Saver:
             **asdict(position),
             "parent": self.parent,
             "config_fingerprint": config_fingerprint(self.config),
-            "data_fingerprint": self.data_fingerprint,
+            "data_fingerprint": self.stream.prepared.fingerprint,
             "groups": groups_of(engine),
             "software": software(),
             "topology": {
@@ -143,12 +154,13 @@ class Saver:
             },
             "extra": {
                 "institution": self.config.cluster.institution,
+                "order": order_facts(self.stream.order, position.sequences),
                 **({"base": self.base} if self.base else {}),
             },
         }
 
     def _check(self, manifest: dict[str, Any], checkpoint: Path) -> None:
-        if manifest["data_fingerprint"] != self.data_fingerprint:
+        if manifest["data_fingerprint"] != self.stream.prepared.fingerprint:
             raise UmbelError(
                 "was trained on other data than is prepared now",
                 where=str(checkpoint),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from configs.batch import check_batch
 from configs.schema import RunConfig
-from data.sources import weights_of
-from data.stream import BatchStream
+from data.consumption import consumption
+from data.lanes import Cursors
+from data.retry import BadFile
 from record.control import clear_stop
 from record.events import latest, read_events, record_event
 from record.folder import RunFolder
@@ -17,18 +19,20 @@ from record.identity import run_id
 from record.metrics import MetricsWriter
 from train.architecture import check_shape
 from train.distributed import World
+from train.document_mask import check_document_mask
 from train.engine import build_engine
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.evaluation import Evaluation
 from train.hooks.garbage import ManualGarbageCollection
 from train.hooks.metrics import Metrics, Sink
 from train.hooks.samples import Samples
+from train.left_out import leave_out
 from train.loop import Hook, Loop
 from train.memory import device_memory
 from train.micro_batch import choose_micro_batch
 from train.position import Position
 from train.prompt import trained_on_chats
-from train.run_data import open_data
+from train.run_data import open_data, open_stream
 from train.saving import Saver
 from train.stop import StopRequest
 from train.utilisation import utilisation
@@ -49,33 +53,36 @@ class Session:
         """Restore what there is, train, save where it ends."""
         self._phase("preparing data")
         check_shape(self.config)
+        check_document_mask(self.config)
         self.micro_batch = self._choose_micro_batch()
         prepared = open_data(self.config, self.folder, self.world)
-        self.stream = BatchStream(
-            prepared, self.config.schedule, self.config.run.seed, weights_of(self.config.data)
-        )
+        self.stream = open_stream(self.config, prepared, self.folder)
         self._phase("building model")
         self.engine = build_engine(self.config, self.world, self.micro_batch)
         self.run_id = self._run_id()
-        saver = Saver(self.config, self.world, self.folder, self.run_id, prepared.fingerprint)
+        saver = Saver(self.config, self.world, self.folder, self.run_id, self.stream)
         checkpoint = saver.find()
-        position = saver.load(self.engine, checkpoint) if checkpoint else Position()
+        position, cursors = saver.load(self.engine, checkpoint) if checkpoint else (Position(), None)
         self._record_start(position)
         with ExitStack() as self.at_end:
-            self._train(saver, position)
+            self._train(saver, position, cursors)
 
-    def _train(self, saver: Saver, position: Position) -> None:
+    def _train(self, saver: Saver, position: Position, cursors: Cursors | None) -> None:
         config, steps = self.config, self.config.schedule.steps
         last_step = min(steps, int(os.environ.get(STOP_AFTER, steps)))
         mfu = utilisation(config, self.engine, self.world)
-        metrics = Metrics(config, self.world, self._sinks(), mfu, lambda: checkpoints.saved.step)
+        consumed = partial(consumption, self.stream.order, self.stream.prepared.manifest)
+        metrics = Metrics(config, self.world, self._sinks(), mfu, lambda: checkpoints.saved.step, consumed)
         checkpoints = Checkpoints(saver, self.engine, config.checkpoint.every, position, metrics.flush)
         # What a kill repeats does no harm, what it skips would: checkpoints come last.
         hooks: list[Hook] = [metrics, *self._observers(), checkpoints, ManualGarbageCollection()]
         self._phase("first step")
         loop = Loop(config, self.world, self.engine, self.stream, self.micro_batch, self.stop, hooks)
-        position = loop.run(position, last_step)
-        checkpoints.save(position)
+        try:
+            position = loop.run(position, cursors, last_step)
+        except BadFile as error:
+            raise leave_out(self.stream, self.folder, error) from error
+        checkpoints.save()
         if position.step < steps:
             if self.world.is_first:
                 clear_stop(self.folder)

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from configs.schema import RunConfig
 from train.distributed import World
 from train.engine import Engine, adamw, round_weights
+from train.masking import logits_of
 from train.model import build_model
 from train.torch_state import TorchState
 
@@ -34,13 +35,13 @@ class TorchEngine(Engine):
                 self.model, device_ids=devices, gradient_as_bucket_view=True
             )
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
         # Without gradients the wrapper would only broadcast buffers that never change.
         model = self.replica if torch.is_grad_enabled() else self.model
         with torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.config.model.precision == "bf16"
         ):
-            return model(input_ids=input_ids).logits
+            return logits_of(model, input_ids, position_ids)
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[None]:
         if isinstance(self.replica, DistributedDataParallel) and not last:

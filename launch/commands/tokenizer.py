@@ -37,6 +37,7 @@ def train(
         raise UmbelError("is in the way", where=str(out), fix="name a folder that does not exist")
     data = compose(overrides or [], config_dir).data
     data.tokenizer.path = None
-    tokenizer = choose_tokenizer(data, open_sources(data, say), cache_folder(data), None, say)
+    cache = cache_folder(data)
+    tokenizer = choose_tokenizer(data, open_sources(data, cache, say), cache, None, say)
     tokenizer.save(out)
     say(f"wrote {out}, {tokenizer.vocab_size} tokens; use it with data.tokenizer.path={out}")

@@ -77,6 +77,128 @@ PLAIN = to_dict(compose([]))
             ["data.sources.mine={kind: jsonl}"],
             "data.sources.mine: kind=python reads no path, every other kind does; set data.sources.mine.path",
         ),
+        (
+            ["data.sources.code.weight=inf"],
+            "data.sources.code.weight: must be a number from 0 on, not inf",
+        ),
+        (
+            ["data.sources.mine={path: x.jsonl, part: code}"],
+            "data.sources.mine.part: has a meaning only with kind=python; drop it",
+        ),
+        (
+            ["data.sources.mine={kind: hub, path: x.jsonl}"],
+            "data.sources.mine.path: must be org/name, not 'x.jsonl'",
+        ),
+        (
+            ["data.sources.mine={path: x.jsonl, revision: main}"],
+            "data.sources.mine.revision: has a meaning only with kind=hub; drop it",
+        ),
+        (
+            ["data.sources.mine={path: x.jsonl, split: test}"],
+            "data.sources.mine.split: has a meaning only with kind=hub; drop it",
+        ),
+        (
+            ["data.sources.mine={path: 's3://key@bucket/x'}"],
+            "data.sources.mine.path: holds credentials; leave them to the environment "
+            "(AWS_ACCESS_KEY_ID, HF_TOKEN, …), and give the bare URL",
+        ),
+        (
+            ["data.path='https://host/x.jsonl?expires=1&X-Amz-Signature=0a1b'"],
+            "data.path: holds credentials; leave them to the environment "
+            "(AWS_ACCESS_KEY_ID, HF_TOKEN, …), and give the bare URL",
+        ),
+        (
+            ["data.sources.mine={path: x.jsonl, template: '{title}', field: body}"],
+            "data.sources.mine: template and field exclude each other; "
+            "drop data.sources.mine.field or data.sources.mine.template",
+        ),
+        (
+            ["data.sources.code.template='{title}'"],
+            "data.sources.code.template: kind=python has no columns; drop it",
+        ),
+        (
+            ["data.sources.code.filters.columns={language: [en]}"],
+            "data.sources.code.filters.columns: kind=python has no columns; drop it",
+        ),
+        (
+            ["data.sources.mine={path: x.jsonl, filters: {columns: {language: []}}}"],
+            "data.sources.mine.filters.columns.language: accepts no value; list some, or drop it",
+        ),
+        (
+            ["data.sources.code.filters.min_chars=-1"],
+            "data.sources.code.filters.min_chars: must be a number from 0 on, not -1",
+        ),
+        (
+            ["data.sources.code.filters={min_chars: 10, max_chars: 9}"],
+            "data.sources.code.filters.max_chars: lets no text pass: 9 is below 10",
+        ),
+        (
+            ["data.sources.code.filters.matches='['"],
+            "data.sources.code.filters.matches: is no regular expression "
+            "(unterminated character set at position 0); mend it; in YAML, put it between single quotes",
+        ),
+        (
+            ["data.sources.code.max_epochs=0"],
+            "data.sources.code.max_epochs: must be a number above 0, not 0.0",
+        ),
+        (["data.mixture.temperature=0"], "data.mixture.temperature: must be a number above 0, not 0.0"),
+        (["data.mixture.max_epochs=nan"], "data.mixture.max_epochs: must be a number above 0, not nan"),
+        (["data.cache_gb=0"], "data.cache_gb: must be a number above 0, not 0.0"),
+        (["data.workers=-1"], "data.workers: must be a number from 0 on, not -1"),
+        (["data.shuffle_window=0"], "data.shuffle_window: must be a number from 1 on, not 0"),
+        (
+            ["data.phases=[{from_tokens: 0, weights: {code: 1}}]"],
+            "data.phases[0].from_tokens: must be a number above 0, not 0; "
+            "what holds from the start are the sources' own weights",
+        ),
+        (
+            ["data.phases=[{from_tokens: 5e4, weights: {code: 1}}, {from_tokens: 4e4, weights: {code: 1}}]"],
+            "data.phases[1].from_tokens: 40000 is not a sequence after the phase before; "
+            "list the phases in order",
+        ),
+        (
+            ["data.phases=[{from_tokens: 256, weights: {code: 1}}, {from_tokens: 255, weights: {code: 1}}]"],
+            "data.phases[1].from_tokens: 255 is not a sequence after the phase before; "
+            "list the phases in order",
+        ),
+        (
+            ["data.phases=[{from_tokens: 5e4, weights: {cod: 1}}]"],
+            "data.phases[0].weights.cod: no such source; did you mean 'code'?",
+        ),
+        (
+            ["data.path=x.jsonl", "data.phases=[{from_tokens: 5e4, weights: {mine: 1}}]"],
+            "data.phases[0].weights.mine: no such source; known: data",
+        ),
+        (
+            ["data.phases=[{from_tokens: 5e4, weights: {code: -1, tests: 2}}]"],
+            "data.phases[0].weights.code: must be a number from 0 on, not -1.0",
+        ),
+        (
+            ["data.phases=[{from_tokens: 5e4, weights: {code: 0}}]"],
+            "data.phases[0].weights: weights sum to 0; give at least one a weight above 0",
+        ),
+        (
+            ["data.phases=[{from_tokens: 5e4, weights: {}}]"],
+            "data.phases[0].weights: names no source",
+        ),
+        (["data.skip=[[3,3]]"], "data.skip[0]: must be [first, end] with 0 ≤ first < end, not [3, 3]"),
+        (["data.skip=[[1,2],[3]]"], "data.skip[1]: must be [first, end] with 0 ≤ first < end, not [3]"),
+        (["data.skip=[[-1,2]]"], "data.skip[0]: must be [first, end] with 0 ≤ first < end, not [-1, 2]"),
+        (
+            ["data.skip=[[5,9],[8,12]]"],
+            "data.skip[1]: [8, 12] begins before 9, where the one before ends; "
+            "list the ranges in order, and join those that overlap",
+        ),
+        (
+            ["data.mode=streaming", "data.skip=[[10,100]]"],
+            "data.skip[0]: 90 sequences are no multiple of schedule.global_batch=64, "
+            "as data.mode=streaming needs; skip [10, 138]",
+        ),
+        (
+            ["data.mode=streaming", "data.packing=best_fit"],
+            "data.packing: best_fit looks at all documents first, so it needs data.mode=prepared; "
+            "set it to concat, or data.mode=prepared",
+        ),
         (["optimizer.lr=-1e-3"], "optimizer.lr: must be a number from 0 on, not -0.001"),
         (["optimizer.lr=nan"], "optimizer.lr: must be a number from 0 on, not nan"),
         (["optimizer.weight_decay=inf"], "optimizer.weight_decay: must be a number from 0 on, not inf"),
@@ -174,6 +296,29 @@ def test_zero_3_alone_is_only_a_warning() -> None:
     assert warnings(config, world_size=2) == []
     assert warnings(compose(["parallelism=zero3_offload"]), world_size=1) == []
     assert warnings(compose([]), world_size=2) == ["parallelism=single with 2 processes runs as ddp"]
+
+
+def test_a_phase_beyond_the_end_is_only_a_warning() -> None:
+    phases = "data.phases=[{from_tokens: 5e4, weights: {code: 1}}, {from_tokens: 1e9, weights: {prose: 1}}]"
+    assert warnings(compose([phases]), world_size=1) == [
+        "data.phases[1] never begins: the run ends after 16,384,000 tokens"
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.skip=[[0,3],[3,7],[100,101]]"],
+        ["data.mode=streaming", "data.skip=[[3,67],[128,256]]"],
+        ["data.phases=[{from_tokens: 1, weights: {code: 0, prose: 1}}]"],
+        ["data.path=x.jsonl", "data.phases=[{from_tokens: 1, weights: {data: 1}}]"],
+        ["data.sources.mine={kind: hub, path: org/some.name, split: test, config: en, revision: main}"],
+        ["data.sources.mine={path: 'hf://datasets/org/name@main/x.parquet', template: '{a}: {b}'}"],
+        ["data.packing=none", "data.intra_document_mask=true"],
+    ],
+)
+def test_what_makes_sense_passes(overrides: list[str]) -> None:
+    compose(overrides)
 
 
 KEYS = sorted(flatten(PLAIN))

@@ -64,7 +64,7 @@ def test_fine_tuning_takes_its_model_and_data_from_the_command_line() -> None:
     config = compose(["experiment=finetune_lora", "model.pretrained=org/name", "data.path=my.jsonl"])
     assert (config.model.arch, config.model.pretrained, config.data.path) == (None, "org/name", "my.jsonl")
     assert config.model.lora is not None
-    assert not config.data.packing
+    assert config.data.packing == "none"
     with pytest.raises(UmbelError, match=r"model\.arch and model\.pretrained"):
         compose(["experiment=finetune", "data.path=my.jsonl"])
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.encode import Example
-from data.pack import Row, one_per_row, pack
+from data.pack import Row, best_fit, learned, one_per_row, pack
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
@@ -16,7 +16,7 @@ def numbered(lengths: list[int]) -> list[Example]:
     """Documents whose tokens count up over the whole stream; every third token is masked."""
     starts = np.cumsum([0, *lengths])
     spans = [np.arange(start, stop, dtype=np.int32) for start, stop in pairwise(starts)]
-    return [Example(ids, ids % 3 != 0) for ids in spans]
+    return [Example(ids, ids % 3 != 0, 7 * number) for number, ids in enumerate(spans)]
 
 
 @given(LENGTHS, st.integers(2, 17), st.data())
@@ -52,16 +52,61 @@ def test_nothing_packs_to_nothing() -> None:
     assert pack(None, [], 4) == ([], None)
 
 
-def test_one_per_row_counts_what_it_cuts() -> None:
-    learned = np.zeros(9, bool)
-    learned[7] = True
+@given(LENGTHS, st.integers(2, 17))
+def test_rows_name_the_documents_of_their_parts(lengths: list[int], length: int) -> None:
+    document_of = np.repeat(7 * np.arange(len(lengths)), lengths)
+    rows, carry = pack(None, numbered(lengths), length)
+    for row in [*rows, *([carry] if carry else []), *best_fit(numbered(lengths), length)]:
+        assert np.repeat(row.doc_ids, row.doc_lens).tolist() == document_of[row.ids].tolist()
+        assert len(row.doc_ids) == len(row.doc_lens)
+
+
+@given(LENGTHS, st.integers(2, 17))
+def test_best_fit_learns_every_token_of_a_text_but_its_first_once(lengths: list[int], length: int) -> None:
+    texts = [Example(example.ids, None, example.document) for example in numbered(lengths)]
+    rows = best_fit(texts, length)
+    targets = [row.ids[learned(len(row.ids), row.doc_lens, row.mask)] for row in rows]
+    starts = {0, *np.cumsum(lengths).tolist()}
+    assert sorted(np.concatenate(targets).tolist()) == [n for n in range(sum(lengths)) if n not in starts]
+    assert all(len(row.ids) <= length + 1 for row in rows)
+
+
+@given(LENGTHS, st.integers(2, 17))
+def test_best_fit_keeps_documents_whole_and_rows_full(lengths: list[int], length: int) -> None:
+    rows = best_fit(numbered(lengths), length)
+    parts = sorted(part for row in rows for part in row.doc_lens.tolist())
+    assert parts == sorted(min(each, length + 1) for each in lengths)  # chats: what is too long is cut
+    rooms = sorted(length + 1 - len(row.ids) for row in rows)
+    smallest = [min(row.doc_lens) for row in rows]
+    # Of two rows neither fits into the room of the other: best fit opens a row only when none has room.
+    assert sum(2 * len(row.ids) <= length + 1 for row in rows) <= 1
+    assert rooms[0] >= 0 and min(smallest) > 0
+    firsts = [row.doc_ids[0] for row in rows]
+    assert firsts == sorted(firsts)
+    for row in rows:
+        assert row.doc_ids.tolist() == sorted(row.doc_ids)
+
+
+def test_best_fit_takes_the_fullest_row_that_has_room() -> None:
+    examples = [Example(np.full(size, size, np.int32), None, size) for size in (6, 3, 7, 2)]
+    # 7 and 6 open rows; 3 would fit with both, and goes with 7, which leaves room for 2 with 6.
+    assert [row.doc_ids.tolist() for row in best_fit(examples, 9)] == [[6, 2], [3, 7]]
+
+
+def test_one_per_row_cuts() -> None:
     examples = [
-        Example(np.arange(9, dtype=np.int32)),
-        Example(np.arange(3, dtype=np.int32)),
-        Example(np.arange(1, dtype=np.int32)),  # nothing to predict
-        Example(np.arange(9, dtype=np.int32), learned),  # what is learned lies beyond the cut
+        Example(np.arange(9, dtype=np.int32), None, 5),
+        Example(np.arange(3, dtype=np.int32), None, 6),
     ]
-    rows, cut_documents, cut_tokens, left_out = one_per_row(examples, 4)
+    rows = one_per_row(examples, 4)
     assert [row.ids.tolist() for row in rows] == [[0, 1, 2, 3, 4], [0, 1, 2]]
-    assert (cut_documents, cut_tokens, left_out) == (2, 8, 2)
-    assert isinstance(rows[0], Row)
+    assert [row.doc_ids.tolist() for row in rows] == [[5], [6]]
+
+
+def test_the_first_token_of_a_document_is_no_target() -> None:
+    lens, mask = np.array([2, 1, 3], np.int32), np.array([1, 1, 1, 1, 0, 1], bool)
+    assert learned(6, lens, None).tolist() == [False, True, False, False, True, True]
+    assert learned(6, lens, mask).tolist() == [False, True, False, False, False, True]
+    ids = np.arange(3, dtype=np.int32)
+    assert not Row(ids, None, np.array([1, 1, 1], np.int32), np.arange(3)).has_targets
+    assert mask.all() == np.bool_(False) and mask[0]  # the row's own mask is as it was

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,27 @@ import pytest
 
 from base.errors import UmbelError
 from configs.compose import compose
-from configs.schema import Data, Source
-from data.sources import find_files, open_sources, weights_of
+from configs.schema import Data, Filters, Source
+from data.document import Document
+from data.files import FoundFile, OpenSource
+from data.finding import find, limit_files
+from data.readers import read as read_file
+from data.remote import fetch
+from data.sources import locate, open_sources, weights_of
+from support.servers import Response, Server, files
+
+CACHE = Path(os.environ["UMBEL_CACHE"])
+
+
+def documents(source: OpenSource) -> Iterator[Document]:
+    for index, file in enumerate(source.files):
+        path = fetch(file, CACHE / "fetched")
+        yield from read_file(path, file, source.reading, Filters(), source.first_number(index))
 
 
 def read(path: Path | str, **settings: Any) -> list[str]:
-    said: list[str] = []
-    sources = open_sources(Data(path=str(path), **settings), said.append)
-    return [document.text for document in sources["data"].documents()]
+    source = open_sources(Data(path=str(path), **settings), CACHE)["data"]
+    return [document.text for document in documents(source)]
 
 
 def refused(path: Path | str, **settings: Any) -> str:
@@ -50,9 +67,21 @@ def test_files_are_named_relative_to_what_was_asked_for(tmp_path: Path, jsonl: A
     jsonl("in/x/a.jsonl", [{"text": "a"}])
     jsonl("in/b.jsonl", [{"text": "b"}])
     jsonl("in/.hidden/c.jsonl", [{"text": "c"}])
-    names = ["b.jsonl", "x/a.jsonl"]
-    assert [file.name for file in find_files(str(tmp_path / "in"), "data.path")] == names
-    assert [file.name for file in find_files(f"{tmp_path}/in/**/*.jsonl", "data.path")] == names
+    (tmp_path / "in" / "notes.pdf").write_text("left out")
+    for path in (tmp_path / "in", f"{tmp_path}/in/**/*.jsonl"):
+        source = Source(path=str(path))
+        found, revision = find(source, "data")
+        assert ([file.name for file in found], revision) == (["b.jsonl", "x/a.jsonl"], None)
+        assert [locate(source, file.name, None) for file in found] == [file.location for file in found]
+    one = Source(path=str(tmp_path / "in" / "b.jsonl"))
+    assert locate(one, "b.jsonl", None) == one.path
+
+
+def test_a_source_of_python_is_found_again_by_name() -> None:
+    for part in ("code", "prose"):
+        source = Source(kind="python", part=part)
+        found, _ = find(source, "data")
+        assert {locate(source, file.name, None) == file.location for file in found} == {True}
 
 
 def test_what_is_missing_is_named(tmp_path: Path, jsonl: Any) -> None:
@@ -104,8 +133,8 @@ def test_the_hint_at_another_column_can_be_followed(jsonl: Any) -> None:
     said = refused(path)
     assert "in place of data.path: data=local 'data.sources.mine={path: …, field: …}'" in said
     override = said.split("'")[-2].replace("path: …", f"path: '{path}'").replace("field: …", "field: body")
-    sources = open_sources(compose(["data=local", override]).data)
-    assert [document.text for document in sources["mine"].documents()] == ["x"]
+    sources = open_sources(compose(["data=local", override]).data, CACHE)
+    assert [document.text for document in documents(sources["mine"])] == ["x"]
     assert "set data.format=text" in refused(path, format="messages")
 
 
@@ -114,7 +143,7 @@ def test_parquet_without_the_column_lists_those_there_are(tmp_path: Path) -> Non
     message = refused(tmp_path / "a.parquet")
     assert "has no column 'text', only: content, id" in message
     data = Data(sources={"a": Source(path=str(tmp_path / "a.parquet"), field="content")})
-    assert [document.text for document in open_sources(data)["a"].documents()] == ["a"]
+    assert [document.text for document in documents(open_sources(data, CACHE)["a"])] == ["a"]
     (tmp_path / "b.parquet").write_text("no parquet")
     assert "is no Parquet file" in refused(tmp_path / "b.parquet")
 
@@ -122,27 +151,107 @@ def test_parquet_without_the_column_lists_those_there_are(tmp_path: Path) -> Non
 def test_the_format_is_found_and_said(tmp_path: Path, jsonl: Any) -> None:
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     said: list[str] = []
-    source = open_sources(Data(path=str(jsonl("a.jsonl", [{"messages": chat}]))), said.append)["data"]
-    assert (source.format, said) == ("messages", ["source data: chats (column messages)"])
-    assert next(source.documents()).messages == chat
+    source = open_sources(Data(path=str(jsonl("a.jsonl", [{"messages": chat}]))), CACHE, said.append)["data"]
+    assert (source.reading.format, said) == ("messages", ["source data: chats (column messages)"])
+    assert next(documents(source)).messages == chat
     pq.write_table(
         pa.Table.from_pylist([{"messages": [{**chat[0], "name": "x"}, chat[1]]}]), tmp_path / "b.parquet"
     )
-    messages = next(open_sources(Data(path=str(tmp_path / "b.parquet")))["data"].documents()).messages
+    source = open_sources(Data(path=str(tmp_path / "b.parquet")), CACHE)["data"]
+    messages = next(documents(source)).messages
     assert messages == [{**chat[0], "name": "x"}, chat[1]]
     (tmp_path / "c.txt").write_text("plain")
     assert "holds no chats" in refused(tmp_path / "c.txt", format="messages")
 
 
-def test_max_bytes_is_a_bound(jsonl: Any) -> None:
-    path = jsonl("a.jsonl", [{"text": "ä" * 10}] * 5)
-    assert read(path, max_bytes=51) == ["ä" * 10, "ä" * 10, "ä" * 5]
+def test_max_bytes_keeps_whole_files_in_streaming_mode(tmp_path: Path, jsonl: Any) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text("x" * 10)
+    assert read(tmp_path, mode="streaming", max_bytes=39) == ["x" * 10] * 3
+    assert len(read(tmp_path, mode="prepared", max_bytes=39)) == 4
+    assert "less than the first file's 10; raise it" in refused(tmp_path, mode="streaming", max_bytes=9)
+    path = jsonl("a.jsonl", [{"text": "x"}])
+    message = "data.max_bytes cannot cut jsonl files in streaming mode; set data.mode=prepared, or drop"
+    assert message in refused(path, mode="streaming", max_bytes=9)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.md.zst"])
+def test_max_bytes_knows_no_packed_text(name: str) -> None:
+    with pytest.raises(UmbelError, match="cannot cut packed"):
+        limit_files([FoundFile(name, name, "text", 5)], 10, "data.path")
+
+
+WEB = {
+    "/data/a.jsonl": b'{"text": "one"}\n{"text": "two"}\n',
+    "/data/b.jsonl.gz": gzip.compress(b'{"text": "three"}\n'),
+}
+
+
+@pytest.mark.parametrize("etags", [True, False])
+@pytest.mark.parametrize("trust", [True, False])
+def test_a_web_server_s_file(tmp_path: Path, etags: bool, trust: bool) -> None:
+    with Server(files(WEB, etags=etags)) as server:
+        for path, wanted in (("a.jsonl", ["one", "two"]), ("b.jsonl.gz", ["three"])):
+            described = Source(path=f"{server.url}/data/{path}?download=1", trust_etag=trust)
+            source = open_sources(Data(sources={"a": described}), tmp_path)["a"]
+            assert source.files[0].pin.startswith("etag:" if etags and trust else "sha256:")
+            assert source.files[0].name == path
+            assert locate(described, path, None) == source.files[0].location
+            assert [document.text for document in documents(source)] == wanted
+        server.requests.clear()
+        assert open_sources(Data(sources={"a": described}, format="text"), tmp_path)["a"] == source
+        assert server.count("GET") == (0 if etags else 1)  # without an ETag nothing says that it is the same
+
+
+def test_a_web_server_without_ranges_or_lengths(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"]}), content)
+    with Server(files({"/a.parquet": content.getvalue()}, etags=True, ranges=False)) as server:
+        data = Data(sources={"a": Source(path=f"{server.url}/a.parquet", trust_etag=True)})
+        assert open_sources(data, tmp_path)["a"].files[0].rows == 2
+        assert "cannot list files" in refused(f"{server.url}/*.parquet")
+    with Server(lambda _: Response(200, b"", {"Content-Length": ""})) as server:
+        assert "does not say how long" in refused(f"{server.url}/a.txt")
+
+
+def test_files_in_memory() -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/corpus/b.txt": b"two", "/corpus/a.txt": b"one"})
+    assert read("memory://corpus") == ["one", "two"]
+    assert read("memory://corpus/b*.txt") == ["two"]
+    assert "no files there" in refused("memory://corpus/*.jsonl")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:password@host/a.jsonl",
+        "https://host/a.jsonl?token=abc",
+        "https://host/a.jsonl?X-Amz-Signature=abc&X-Amz-Date=1",
+        "s3://AKIAABCDEFGHIJKLMNOP/x",
+    ],
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    message = refused(url)
+    assert "the URL carries a secret" in message
+    for secret in ("password", "abc", "AKIA"):
+        assert secret not in message
+
+
+def test_a_protocol_without_its_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert refused("gs://bucket/a.jsonl").endswith(
+        "gs:// needs a package that is not installed; pip install gcsfs"
+    )
+    assert "use s3, gs, hf or https" in refused("nonsense://x/a.jsonl")
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", ".hidden"])
 def test_a_source_cannot_be_named_out_of_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UmbelError, match="cannot name a source"):
-        open_sources(Data(sources={name: Source(path=str(tmp_path))}))
+        open_sources(Data(sources={name: Source(path=str(tmp_path))}), CACHE)
 
 
 def test_weights() -> None:

@@ -21,19 +21,20 @@ from record.lock import is_held
 from record.metrics import read_metrics
 from support.runs import TINY, write_corpus
 
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = int(os.environ.get("KILLS", "10"))
 STEPS = 100_000  # never reached
 
 
 class Victim:
     """A run under `umbel launch`, two processes, and ways to kill parts of it."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, mode: str) -> None:
         self.home, self.folder = home, RunFolder(home / "runs" / name)
         overrides = [
             *TINY,
             f"run.name={name}",
             "data.path=corpus.jsonl",
+            f"data.mode={mode}",
             f"schedule.steps={STEPS}",
             "schedule.name=constant",
             "checkpoint.every=5",
@@ -96,10 +97,11 @@ def wait_until_gone(victim: Victim, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(75 * KILLS)
-def test_a_run_survives_kills_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["prepared", "streaming"])
+def test_a_run_survives_kills_at_random_moments(tmp_path: Path, mode: str) -> None:
     write_corpus(tmp_path / "corpus.jsonl")
-    draw = random.Random(20)
-    victim = Victim(tmp_path, "killed")
+    draw = random.Random(f"{os.environ.get('SEED', '20')} {mode}")
+    victim = Victim(tmp_path, "killed", mode)
     killed: list[str] = []
     for life in range(KILLS):
         process = victim.start()
@@ -123,7 +125,7 @@ def test_a_run_survives_kills_at_random_moments(tmp_path: Path) -> None:
     assert all(start["step"] % 5 == 0 or start["step"] in saved for start in starts)
     assert max(start["step"] for start in starts) > 0, "no life went on from another's checkpoint"
 
-    undisturbed = Victim(tmp_path, "undisturbed")
+    undisturbed = Victim(tmp_path, "undisturbed", mode)
     undisturbed.finish(last)
     for line, expected in zip(lines, read_metrics(undisturbed.folder), strict=True):
         assert (line["step"], line["loss"], line["tokens"]) == (

@@ -28,6 +28,6 @@ if __name__ == "__main__":
 
     launch.local.command = command
     if os.environ.get("WAIT") == "prepare":
-        data.prepare.prepare_run = lambda _config, _say: time.sleep(60)
+        data.prepare.prepare_run = lambda *_: time.sleep(60)
     sys.argv[0] = "umbel"
     umbel.main()

@@ -128,6 +128,8 @@ def test_batches_are_the_same_at_every_world_size(text: list[str]) -> None:
     whole = rows()
     assert len(whole) == 8
     first, second = rows("--world", "2", "--rank", "0"), rows("--world", "2", "--rank", "1")
+    assert [row for both in zip(first, second, strict=True) for row in both] == whole
+    first, second = (rows("--world", "2", "--rank", rank, "--micro-batch", "2") for rank in "01")
     assert [*first[:2], *second[:2], *first[2:], *second[2:]] == whole
     assert "first ids" in umbel("data", "batches", *text).output
 

@@ -297,7 +297,7 @@ def test_ctrl_c_before_the_workers_is_one_line(place: Place) -> None:
 
 
 def test_examples_that_were_cut_are_told_and_a_verdict_is_recorded(place: Place) -> None:
-    code, text = place.launch("data.packing=false", "data.sequence_length=8", LONG, STAND_IN="survivor")
+    code, text = place.launch("data.packing=none", "data.sequence_length=8", LONG, STAND_IN="survivor")
     assert code == 1
     assert "of 200 examples were cut to data.sequence_length=8" in text
     told = [event for event in read_events(place.run) if event["event"] == "failed"]

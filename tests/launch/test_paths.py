@@ -33,3 +33,5 @@ def test_names_of_the_hub_and_urls_stay(tmp_path: Path, monkeypatch: pytest.Monk
         ["experiment=finetune", "model.pretrained=some/model", "data.path='s3://bucket/chats.jsonl'"]
     )
     assert absolute_paths(config) == config
+    config = compose(["data.sources={a: {kind: hub, path: some/data}}", "run.name=a"])
+    assert absolute_paths(config) == config

@@ -20,18 +20,37 @@ def global_batch(step: int) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, :-1].astype(np.int64), np.where(learned, rows[:, 1:], -100).astype(np.int64)
 
 
-def micro_batches(step: int, rank: int, world_size: int, micro_batch: int) -> tuple[list[Any], int]:
+def packed_batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, labels and position ids of a step whose rows hold one to five documents each."""
+    inputs, labels = global_batch(step)
+    draw = np.random.default_rng((step, 1))
+    starts = draw.random((GLOBAL_BATCH, LENGTH)) < np.linspace(0, 0.3, GLOBAL_BATCH)[:, None]
+    starts[:, 0] = True
+    # The last token of a document has no target: the next one is another document's.
+    labels[:, :-1][starts[:, 1:]] = -100
+    columns = np.arange(LENGTH)
+    positions = columns - np.maximum.accumulate(np.where(starts, columns, 0), axis=1)
+    return inputs, labels, positions
+
+
+def micro_batches(
+    step: int, rank: int, world_size: int, micro_batch: int, packed: bool = False
+) -> tuple[list[Any], int]:
     """This rank's micro-batches of a step, and the global count of targets."""
     from data.stream import MicroBatch
 
-    inputs, labels = global_batch(step)
+    inputs, labels, positions = packed_batch(step) if packed else (*global_batch(step), None)
     each = GLOBAL_BATCH // world_size
-    cuts = range(rank * each, (rank + 1) * each, micro_batch)
+    cuts = [slice(k, k + micro_batch) for k in range(rank * each, (rank + 1) * each, micro_batch)]
     batches = [
         MicroBatch(
-            inputs[k : k + micro_batch], labels[k : k + micro_batch], k, _targets(labels[k : k + micro_batch])
+            inputs[cut],
+            labels[cut],
+            cut.start,
+            _targets(labels[cut]),
+            None if positions is None else positions[cut],
         )
-        for k in cuts
+        for cut in cuts
     ]
     return batches, _targets(labels)
 
@@ -86,7 +105,8 @@ def _curve(config: Any, engine: Any, world: Any, micro_batch: int, steps: range)
 
     curve = []
     for step in steps:
-        batches, targets = micro_batches(step, world.rank, world.size, micro_batch)
+        packed = config.data.intra_document_mask
+        batches, targets = micro_batches(step, world.rank, world.size, micro_batch, packed)
         lr = learning_rate(config.schedule, config.optimizer.lr, step)
         metrics = engine.step(step, batches, targets, lr)
         loss = world.sum_floats(metrics.loss.double().cpu().reshape(1))

@@ -61,7 +61,7 @@ def base_model() -> Path:
     shape = (
         "schedule.steps=80",
         "schedule.global_batch=16",
-        "data.packing=false",
+        "data.packing=none",
         "data.sequence_length=64",
     )
     folder = train_here(compose([*LLAMA, *places, *shape]))

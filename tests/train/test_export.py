@@ -64,7 +64,7 @@ def test_other_architectures_come_back_too(shape: list[str], tmp_path: Path) -> 
         sizes = ("n_embd=32", "n_layer=2", "n_head=2", "n_positions=128")
         shape += [f"model.config.{size}" for size in sizes]
     places = (f'run.dir="{tmp_path / "runs"}"', f'data.path="{chats(tmp_path / "c.jsonl")}"')
-    folder = train_here(compose([*shape, *places, "data.packing=false", "data.sequence_length=64"]))
+    folder = train_here(compose([*shape, *places, "data.packing=none", "data.sequence_length=64"]))
     model = loaded(export(folder.path, tmp_path / "out", dtype="fp32"))
     assert torch.equal(logits(model), logits(load_model(folder.path).model))
 

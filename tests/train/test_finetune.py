@@ -18,8 +18,7 @@ from base.files import sha256_file
 from checkpoint import manifest as manifests
 from checkpoint.reader import StateReader
 from data.prepare import prepare
-from data.sources import weights_of
-from data.stream import IGNORED, BatchStream
+from data.stream import IGNORED, BatchStream, Share
 from record.events import read_events
 from record.folder import RunFolder
 from record.metrics import read_metrics
@@ -126,14 +125,15 @@ def test_only_what_the_assistant_says_is_learned(tmp_path: Path) -> None:
     config = finetune(tmp_path, "finetune", "schedule.steps=1", "optimizer.lr=0")
     folder = train_here(config)
     prepared = prepare(config.data, pretrained=config.model.pretrained)
-    stream = BatchStream(prepared, config.schedule, config.run.seed, weights_of(config.data))
+    stream = BatchStream(prepared, config)
+    share = Share(micro_batch=8)
     tokenizer = AutoTokenizer.from_pretrained(base_model())
     model = AutoModelForCausalLM.from_pretrained(base_model())
     chats = [json.loads(line)["messages"] for line in (tmp_path / "chats.jsonl").read_text().splitlines()]
     total, count = 0.0, 0
     rows = [
         row
-        for batch in stream.micro_batches(1, 0, 1, 8)
+        for batch in stream.micro_batches(stream.rows(share), 1, share)
         for row in zip(batch.input_ids, batch.labels, strict=True)
     ]
     for input_ids, labels in rows:

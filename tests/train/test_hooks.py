@@ -268,10 +268,11 @@ def test_a_failure_tells_what_is_saved(tiny_config: Any, saved: int, said: str) 
 
 def test_a_position_is_saved_once() -> None:
     saved: list[int] = []
-    saver = SimpleNamespace(save=lambda _, position: saved.append(position.step))
+    saver = SimpleNamespace(save=lambda _, position, cursors: saved.append(position.step))
     checkpoints = Checkpoints(cast(Any, saver), cast(Any, None), 2, at(2).position, lambda: None)
     for step in (2, 3, 4):
         checkpoints.after_step(at(step))
-    checkpoints.save(at(4).position)
-    checkpoints.save(at(5).position)
+    checkpoints.save()
+    checkpoints.after_step(at(5))
+    checkpoints.save()
     assert saved == [4, 5]

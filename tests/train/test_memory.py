@@ -13,7 +13,7 @@ from configs.compose import compose
 from configs.schema import Model, RunConfig
 from train.architecture import decoder_config
 from train.loss import cross_entropy_sum
-from train.masking import whole_rows
+from train.masking import logits_of
 from train.memory import USABLE, device_memory, estimate, runs_on_cpu
 from train.micro_batch import choose_micro_batch
 from train.model import build_model
@@ -40,16 +40,19 @@ def run(*overrides: str) -> RunConfig:
     return compose(["cluster.memory_gb=80", *overrides])
 
 
-def measured(model: Model, rows: int, length: int, dtype: torch.dtype, autocast: bool) -> int:
+def measured(
+    model: Model, rows: int, length: int, dtype: torch.dtype, autocast: bool, masked: bool = False
+) -> int:
     """Peak bytes beside the weights that torch's own profiler sees in a forward and backward pass."""
     built = build_model(model, 0).to(dtype)
     tokens = torch.zeros((rows, length), dtype=torch.long)
+    positions = (torch.arange(length) % 48).expand(rows, -1) if masked else None
     for parameter in built.parameters():
         parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
 
     def forward() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), whole_rows():
-            return built(input_ids=tokens).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return logits_of(built, tokens, positions)
 
     cross_entropy_sum(forward(), tokens).backward()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -74,6 +77,22 @@ def test_a_rehearsal_takes_what_the_real_pass_takes(
     found = rehearse(model, 4, 128, dtype=dtype, autocast=autocast, cuda=False)
     real = measured(model, 4, 128, dtype, autocast)
     assert found.activations + found.loss + found.working == pytest.approx(real, rel=0.04)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "olmo2"])
+def test_a_document_mask_takes_its_memory_too(arch: str, checkpointing: bool) -> None:
+    model = Model(arch=arch, config=MODELS[arch], activation_checkpointing=checkpointing)
+    plain, found = (
+        rehearse(model, 2, 256, dtype=torch.bfloat16, autocast=False, cuda=False, masked=masked)
+        for masked in (False, True)
+    )
+    real = measured(model, 2, 256, torch.bfloat16, autocast=False, masked=True)
+    assert found.activations + found.loss + found.working == pytest.approx(real, rel=0.04)
+    assert found.activations > plain.activations
+    run_ = ("model=llama_tiny", "model.attention=sdpa", "parallelism.micro_batch=2")
+    without, within = (estimate(run(*run_, f"data.intra_document_mask={on}"), 1, 2) for on in (False, True))
+    assert within.activations > without.activations
 
 
 @pytest.mark.parametrize("arch", MODELS)

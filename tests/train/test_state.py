@@ -26,6 +26,8 @@ def matrix(folder: str, precision: str) -> list[str]:
     """In every rank: save at each stage, load at each, save again. Returns what differs."""
     from accelerate.state import AcceleratorState
 
+    from data.prepare import prepare_run
+    from data.stream import BatchStream
     from record.folder import RunFolder
     from train import distributed
     from train.engine import build_engine
@@ -46,7 +48,8 @@ def matrix(folder: str, precision: str) -> list[str]:
             )
             world = world or distributed.start(config.cluster)
             engine = build_engine(config, world, 2)
-            saver = Saver(config, world, RunFolder.of(config).create(), "id", "data")
+            stream = BatchStream(prepare_run(config), config)
+            saver = Saver(config, world, RunFolder.of(config).create(), "id", stream)
             position = Position(STEPS, 8 * STEPS, 100)
             if not losses:
                 for step in range(1, STEPS + 1):
@@ -55,7 +58,7 @@ def matrix(folder: str, precision: str) -> list[str]:
                 original = saver.folder.checkpoints / "step-00000003"
                 losses["source"] = one_step(engine, world, STEPS + 1)
             else:
-                position = saver.load(engine, original)
+                position, _ = saver.load(engine, original)
                 assert position == Position(STEPS, 8 * STEPS, 100)
                 saver.save(engine, position)
                 copy = saver.folder.checkpoints / "step-00000003"

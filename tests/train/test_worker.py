@@ -66,7 +66,8 @@ def test_a_run_to_its_end(tmp_path: Path) -> None:
         "attempt",
     }
     assert needed <= lines[4].keys()
-    assert (lines[4]["sequences"], lines[4]["tokens"]) == (16, 16 * 32)
+    assert lines[4]["sequences"] == 16
+    assert 0.9 * 16 * 32 < lines[4]["tokens"] < 16 * 32  # a document's first token is no target
     events = {event["event"]: event for event in read_events(RunFolder.of(config))}
     assert events["finished"]["step"] == 4
     assert set(events["evaluation"]["losses"]) == {"data"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from data.lanes import Cursors
 from train.engine import Engine
 from train.loop import StepRecord
 from train.position import Position
@@ -21,15 +22,17 @@ class Checkpoints:
         self, saver: Saver, engine: Engine, every: int, saved: Position, before: Callable[[], None]
     ) -> None:
         self.saver, self.engine, self.every, self.before = saver, engine, every, before
-        self.saved = saved
+        self.saved = self.position = saved
+        self.cursors: Cursors | None = None
 
     def after_step(self, record: StepRecord) -> None:
+        self.position, self.cursors = record.position, record.cursors
         if self.every and record.position.step % self.every == 0:
-            self.save(record.position)
+            self.save()
 
-    def save(self, position: Position) -> None:
+    def save(self) -> None:
         """Save, unless this very position is saved already."""
         self.before()
-        if position != self.saved:
-            self.saver.save(self.engine, position)
-            self.saved = position
+        if self.position != self.saved:
+            self.saver.save(self.engine, self.position, self.cursors)
+            self.saved = self.position

@@ -14,6 +14,8 @@ from train.distributed import World
 from train.loop import StepRecord
 
 Sink = Callable[[list[dict[str, Any]]], None]
+Consumed = Callable[[int], dict[str, dict[str, float]]]
+"""A number of sequences to what they took of each source (`data.consumption`)."""
 
 
 class Metrics:
@@ -23,6 +25,7 @@ class Metrics:
         sinks: each is called on rank 0 with the lines of a flush: metrics.jsonl, the tracker.
         mfu: model FLOP/s utilisation for a rate in tokens per second, or None where no peak is known.
         last_saved: step of the newest checkpoint, 0 where there is none.
+        consumed: what the run has taken of each source by then; goes into a flush's last line as ``sources``.
     """
 
     def __init__(
@@ -32,9 +35,10 @@ class Metrics:
         sinks: Sequence[Sink],
         mfu: Callable[[float], float | None],
         last_saved: Callable[[], int] = lambda: 0,
+        consumed: Consumed = lambda _: {},
     ) -> None:
         self.config, self.world, self.sinks, self.mfu = config, world, sinks, mfu
-        self.last_saved = last_saved
+        self.last_saved, self.consumed = last_saved, consumed
         self.pending: list[StepRecord] = []
 
     def after_step(self, record: StepRecord) -> None:
@@ -85,7 +89,7 @@ class Metrics:
             "world_size": self.world.size,
             "institution": self.config.cluster.institution,
         }
-        return [
+        lines: list[dict[str, Any]] = [
             {
                 "step": record.position.step,
                 "sequences": record.position.sequences,
@@ -98,6 +102,9 @@ class Metrics:
             }
             for record, loss, norm in zip(records, losses, norms, strict=False)
         ]
+        if sources := self.consumed(records[-1].position.sequences):
+            lines[-1]["sources"] = sources
+        return lines
 
     def _fail(self, step: int, loss: float, mine_is_finite: bool) -> None:
         ranks = [0] * self.world.size

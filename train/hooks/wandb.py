@@ -76,7 +76,13 @@ class Wandb:
 
     def _log(self, lines: list[dict[str, Any]]) -> None:
         for line in lines:
-            self.run.log({key: value for key, value in line.items() if isinstance(value, int | float)})
+            of_sources = {
+                f"data/{source}/{name}": value
+                for source, facts in line.get("sources", {}).items()
+                for name, value in facts.items()
+            }
+            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+            self.run.log(numbers | of_sources)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -1,0 +1,250 @@
+"""Tokens per second of the data alone, on the fly and prepared: Umbel, its peers, and the bare tokenizer.
+
+    python benchmarks/data_throughput.py [--mb 100] [--repeats 5] [--seconds 4] [--tools umbel mosaic …]
+
+The text is what is installed on this machine (benchmarks/corpus.py), the tokenizer a BPE of 8192 trained on
+8 MB of it, a sequence 2048 tokens. Each measurement is a process of its own, forked from one that has done
+the tool's imports; measurements of the tools take turns. A measurement reads a fixed number of tokens:
+what the bare tokenizer makes in ``--seconds``; of prepared rows, what Umbel gives in that time, once around
+at most. It ends after three times that time at the latest. Figures are medians, with the lowest and highest.
+
+The peers are optional: benchmarks/peers/README.md says how to install them. A missing one is told and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from peers.measure import BARE
+from peers.speed import TOOLS, Material, Mode
+from results import machine, write_result
+
+LENGTH, VOCABULARY, TRAIN_BYTES = 2048, 8192, 8_000_000
+TEXT_FILES = 8
+WORKERS = (0, 1, 2)
+MODES: tuple[Mode, ...] = ("streaming", "prepared")
+PROBES = (0.01, 0.5, 0.99)
+
+
+class Server:
+    """The process of one tool: does its imports once, and forks for each measurement."""
+
+    def __init__(self, tool: str, material: Material) -> None:
+        command = [sys.executable, "-m", "peers.measure", tool, str(material.folder), str(material.length)]
+        here = Path(__file__).resolve().parent
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+        self.tool = tool
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.facts = self._line()
+
+    @property
+    def is_missing(self) -> bool:
+        return "missing" in self.facts
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Have one measurement done."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.tool} ended")
+        facts: dict[str, Any] = json.loads(line)
+        return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mb", type=float, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
+    parser.add_argument("--out", default="data_throughput", help="name of the result")
+    options = parser.parse_args()
+    tools = ["umbel", *(tool for tool in options.tools if tool != "umbel")]
+    with tempfile.TemporaryDirectory(prefix="throughput-") as made:
+        material = Material(Path(made), LENGTH)
+        facts = write_material(material, options.mb)
+        servers = {tool: Server(tool, material) for tool in [BARE, *tools]}
+        for tool, server in list(servers.items()):
+            if server.is_missing:
+                print(server.facts["missing"])
+                del servers[tool]
+        try:
+            result = measure_all(servers, options.repeats, options.seconds)
+        finally:
+            for server in servers.values():
+                server.close()
+    print("\n" + table(result))
+    versions = {tool: server.facts["versions"] for tool, server in servers.items()}
+    settings = {"sequence_length": LENGTH, "vocabulary": VOCABULARY, "repeats": options.repeats}
+    everything = {**result, "text": facts, "versions": versions, "settings": settings, "machine": machine()}
+    write_result(options.out, everything)
+
+
+def write_material(material: Material, megabytes: float) -> dict[str, Any]:
+    """Texts in Parquet files, and the tokenizer."""
+    from corpus import texts
+
+    from data.tokenizer import train_tokenizer
+
+    began = time.perf_counter()
+    found = texts(megabytes)
+    sample, size = [], 0
+    for text in found:
+        sample.append(text)
+        size += len(text.encode())
+        if size >= TRAIN_BYTES:
+            break
+    train_tokenizer(sample, VOCABULARY).save(material.tokenizer.parent)
+    (material.folder / "texts").mkdir()
+    for index in range(TEXT_FILES):
+        table = pa.table({"text": found[index::TEXT_FILES]})
+        pq.write_table(table, material.folder / "texts" / f"{index}.parquet", row_group_size=1000)
+    total = sum(len(text.encode()) for text in found) / 1e6
+    told = {"megabytes": round(total, 1), "documents": len(found)}
+    print(f"{total:.0f} MB in {len(found)} texts, {time.perf_counter() - began:.0f} s", flush=True)
+    return told
+
+
+def measure_all(servers: dict[str, Server], repeats: int, seconds: float) -> dict[str, Any]:
+    """Everything, told as it comes."""
+    tools = [tool for tool in servers if tool != BARE]
+    writing = {
+        mode: {tool: round(servers[tool].ask(do="write", mode=mode)["seconds"], 2) for tool in tools}
+        for mode in reversed(MODES)
+    }
+    print(f"written: {writing}", flush=True)
+    limit = {"limit": 3 * seconds}
+    bare = servers[BARE].ask(do="read", mode="streaming", workers=0, tokens=1 << 40, limit=seconds)
+    ours = servers["umbel"].ask(do="read", mode="prepared", workers=0, tokens=1 << 40, limit=seconds / 2)
+    tokens = {"streaming": bare["rate"] * seconds, "prepared": min(ours["rate"] * seconds, ours["epoch"])}
+    samples: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for turn in range(repeats):
+        samples[BARE, "streaming", 0].append(
+            servers[BARE].ask(do="read", mode="streaming", workers=0, tokens=tokens["streaming"], **limit)
+        )
+        for mode, workers in product(MODES, WORKERS):
+            for tool in tools[turn % len(tools) :] + tools[: turn % len(tools)]:
+                request = {"mode": mode, "workers": workers, "tokens": tokens[mode], **limit}
+                samples[tool, mode, workers].append(servers[tool].ask(do="read", **request))
+        print(f"round {turn + 1} of {repeats}", flush=True)
+    rates: dict[str, Any] = defaultdict(dict)
+    for (tool, mode, workers), found in samples.items():
+        rates[f"{mode}, {workers} workers"][tool] = summary(found)
+    resumes = {
+        mode: {
+            tool: {
+                f"{at:.0%}": round(servers[tool].ask(do="resume", mode=mode, at=at)["seconds"], 3)
+                for at in PROBES
+            }
+            for tool in tools
+        }
+        for mode in MODES
+    }
+    return {"rates": rates, "resume_seconds": resumes, "writing_seconds": writing, "ratios": ratios(rates)}
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians; of the rate the spread too. A fault stands for the whole."""
+    if faults := [each["error"] for each in found if "error" in each]:
+        return {"error": faults[0]}
+    rates = [each["rate"] for each in found]
+    return {
+        "tokens_per_second": round(statistics.median(rates)),
+        "lowest": round(min(rates)),
+        "highest": round(max(rates)),
+        "first_batch_seconds": round(statistics.median(each["first"] for each in found), 3),
+        "peak_mib": round(statistics.median(each["peak"] for each in found) / 2**20),
+        "growth_mib": round(statistics.median(each["growth"] for each in found) / 2**20, 1),
+    }
+
+
+def ratios(rates: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Umbel against the bare tokenizer on as many cores, and against the best peer."""
+    told: dict[str, dict[str, float]] = {}
+    bare = rates["streaming, 0 workers"][BARE]["tokens_per_second"]
+    cores = len(os.sched_getaffinity(0))
+    for mode, workers in product(MODES, WORKERS):
+        name = f"{mode}, {workers} workers"
+        ours = rates[name]["umbel"].get("tokens_per_second", 0)
+        peers = [
+            found.get("tokens_per_second", 0)
+            for tool, found in rates[name].items()
+            if tool not in ("umbel", BARE)
+        ]
+        told[name] = {"to_best_peer": round(ours / max(peers), 3)} if any(peers) else {}
+        if mode == "streaming":
+            told[name]["to_bare_tokenizer_per_core"] = round(ours / bare / min(max(workers, 1), cores), 3)
+    return told
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: what is read down, tools across."""
+    rates = result["rates"]
+    tools = list(dict.fromkeys(tool for found in rates.values() for tool in found))
+    lines = ["| tokens/s | " + " | ".join(tools) + " |", "|---" * (len(tools) + 1) + "|"]
+    for name in (f"{mode}, {workers} workers" for mode, workers in product(MODES, WORKERS)):
+        lines.append(row(name, (in_words(rates[name].get(tool)) for tool in tools)))
+    for mode in MODES:
+        first = rates[f"{mode}, 0 workers"]
+        lines.append(row(f"{mode}: first batch", (seconds(first.get(tool)) for tool in tools)))
+        resume = result["resume_seconds"][mode]
+        found = (" / ".join(f"{each:.2f}" for each in resume.get(tool, {}).values()) for tool in tools)
+        lines.append(row(f"{mode}: resume at 1/50/99 %, s", found))
+        lines.append(row(f"{mode}: peak (growth), MiB", (memory(first.get(tool)) for tool in tools)))
+    lines += ["", *(f"{name}: {ratio}" for name, ratio in result["ratios"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, cells: Iterable[str]) -> str:
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def in_words(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if "error" in found:
+        return "error"
+    rate, low, high = (found[key] / 1e6 for key in ("tokens_per_second", "lowest", "highest"))
+    return f"{rate:.3f}M ({low:.3f}–{high:.3f})"
+
+
+def seconds(found: dict[str, Any] | None) -> str:
+    return "" if not found or "error" in found else f"{found['first_batch_seconds']:.2f} s"
+
+
+def memory(found: dict[str, Any] | None) -> str:
+    return "" if not found or "error" in found else f"{found['peak_mib']} ({found['growth_mib']:+.0f})"
+
+
+if __name__ == "__main__":
+    main()
