@@ -4,9 +4,8 @@
 
 The text is what is installed on this machine (benchmarks/corpus.py), the tokenizer a BPE of 8192 trained on
 8 MB of it, a sequence 2048 tokens. Each measurement is a process of its own, forked from one that has done
-the tool's imports; measurements of the tools take turns. A measurement reads a fixed number of tokens:
-what the bare tokenizer makes in ``--seconds``; of prepared rows, what Umbel gives in that time, once around
-at most. It ends after three times that time at the latest. Figures are medians, with the lowest and highest.
+the tool's imports; measurements of the tools take turns, each reads for ``--seconds`` after a warm-up.
+Figures are medians, with the lowest and highest.
 
 The peers are optional: benchmarks/peers/README.md says how to install them. A missing one is told and left out.
 """
@@ -37,6 +36,8 @@ LENGTH, VOCABULARY, TRAIN_BYTES = 2048, 8192, 8_000_000
 TEXT_FILES = 8
 WORKERS = (0, 1, 2)
 MODES: tuple[Mode, ...] = ("streaming", "prepared")
+BARE_TIME = ("streaming", 0)
+"""Where the bare tokenizer takes its turn."""
 PROBES = (0.01, 0.5, 0.99)
 
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mb", type=float, default=100)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--out", default="data_throughput", help="name of the result")
     options = parser.parse_args()
@@ -114,7 +115,7 @@ def write_material(material: Material, megabytes: float) -> dict[str, Any]:
     """Texts in Parquet files, and the tokenizer."""
     from corpus import texts
 
-    from data.tokenizer import train_tokenizer
+    from data.tokens.tokenizer import train_tokenizer
 
     began = time.perf_counter()
     found = texts(megabytes)
@@ -139,33 +140,23 @@ def measure_all(servers: dict[str, Server], repeats: int, seconds: float) -> dic
     """Everything, told as it comes."""
     tools = [tool for tool in servers if tool != BARE]
     writing = {
-        mode: {tool: round(servers[tool].ask(do="write", mode=mode)["seconds"], 2) for tool in tools}
-        for mode in reversed(MODES)
+        mode: {tool: servers[tool].ask(do="write", mode=mode) for tool in tools} for mode in reversed(MODES)
     }
     print(f"written: {writing}", flush=True)
-    limit = {"limit": 3 * seconds}
-    bare = servers[BARE].ask(do="read", mode="streaming", workers=0, tokens=1 << 40, limit=seconds)
-    ours = servers["umbel"].ask(do="read", mode="prepared", workers=0, tokens=1 << 40, limit=seconds / 2)
-    tokens = {"streaming": bare["rate"] * seconds, "prepared": min(ours["rate"] * seconds, ours["epoch"])}
     samples: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for turn in range(repeats):
-        samples[BARE, "streaming", 0].append(
-            servers[BARE].ask(do="read", mode="streaming", workers=0, tokens=tokens["streaming"], **limit)
-        )
         for mode, workers in product(MODES, WORKERS):
-            for tool in tools[turn % len(tools) :] + tools[: turn % len(tools)]:
-                request = {"mode": mode, "workers": workers, "tokens": tokens[mode], **limit}
-                samples[tool, mode, workers].append(servers[tool].ask(do="read", **request))
+            present = [BARE, *tools] if (mode, workers) == BARE_TIME else tools
+            for tool in present[turn % len(present) :] + present[: turn % len(present)]:
+                found = servers[tool].ask(do="read", mode=mode, workers=workers, seconds=seconds)
+                samples[tool, mode, workers].append(found)
         print(f"round {turn + 1} of {repeats}", flush=True)
     rates: dict[str, Any] = defaultdict(dict)
     for (tool, mode, workers), found in samples.items():
         rates[f"{mode}, {workers} workers"][tool] = summary(found)
     resumes = {
         mode: {
-            tool: {
-                f"{at:.0%}": round(servers[tool].ask(do="resume", mode=mode, at=at)["seconds"], 3)
-                for at in PROBES
-            }
+            tool: {f"{at:.0%}": servers[tool].ask(do="resume", mode=mode, at=at) for at in PROBES}
             for tool in tools
         }
         for mode in MODES
@@ -218,7 +209,13 @@ def table(result: dict[str, Any]) -> str:
         first = rates[f"{mode}, 0 workers"]
         lines.append(row(f"{mode}: first batch", (seconds(first.get(tool)) for tool in tools)))
         resume = result["resume_seconds"][mode]
-        found = (" / ".join(f"{each:.2f}" for each in resume.get(tool, {}).values()) for tool in tools)
+        found = (
+            " / ".join(
+                f"{each['seconds']:.2f}" if "seconds" in each else "error"
+                for each in resume.get(tool, {}).values()
+            )
+            for tool in tools
+        )
         lines.append(row(f"{mode}: resume at 1/50/99 %, s", found))
         lines.append(row(f"{mode}: peak (growth), MiB", (memory(first.get(tool)) for tool in tools)))
     lines += ["", *(f"{name}: {ratio}" for name, ratio in result["ratios"].items())]

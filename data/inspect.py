@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from base.errors import UmbelError
-from data.lanes import Cursors
-from data.pack import Row
+from data.rows.pack import Row
 from data.stream import IGNORED, BatchStream, Rows, Share
+from data.streaming.lanes import Cursors
 
 
 class Start(NamedTuple):

@@ -11,9 +11,9 @@ from base.errors import UmbelError
 from base.files import read_json, sha256_json, write_text
 from configs.schema import Data, Source
 from data.files import OpenSource
-from data.parts import PART_BYTES, SHARD_TOKENS
+from data.rows.parts import PART_BYTES, SHARD_TOKENS
 from data.sources import sources_of
-from data.tokenizer import TextTokenizer
+from data.tokens.tokenizer import TextTokenizer
 
 VERSION = 3
 NAME = "manifest.json"

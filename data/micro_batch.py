@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data.pack import Row
+from data.rows.pack import Row
 
 IGNORED = -100
 """A label that is not learned: cross entropy's ``ignore_index``."""

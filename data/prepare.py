@@ -11,16 +11,16 @@ from pathlib import Path
 
 from base.errors import UmbelError
 from configs.schema import Data, RunConfig
-from data.choose_tokenizer import choose_tokenizer
 from data.files import OpenSource, Reading, SourceFile
 from data.folders import cache_folder, locked
-from data.make import Making
 from data.manifest import NAME, Manifest, check_same_settings, definition_of, folder_name
 from data.prepared import Prepared, open_prepared
-from data.pretrained import tokenizer_source
 from data.report import Report, silent
+from data.rows.make import Making
 from data.sources import FETCHED, key_of, locate, open_sources, sources_of
-from data.tokenizer import TextTokenizer, load_tokenizer
+from data.tokens.choose_tokenizer import choose_tokenizer
+from data.tokens.pretrained import tokenizer_source
+from data.tokens.tokenizer import TextTokenizer, load_tokenizer
 
 __all__ = ["cache_folder", "choose_tokenizer", "locked", "open_from_manifest", "prepare", "prepare_run"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from base.errors import UmbelError
 from data.manifest import SPLITS, Manifest, read_manifest
 from data.report import Report, silent
-from data.shards import RowTable, copy_of, write_copy
-from data.tokenizer import TextTokenizer, load_tokenizer
+from data.rows.shards import RowTable, copy_of, write_copy
+from data.tokens.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     import datasets

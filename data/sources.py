@@ -10,12 +10,12 @@ from base.errors import UmbelError
 from base.files import sha256_json
 from configs.schema import Data, Source
 from data.files import Format, FoundFile, OpenSource, Reading
-from data.finding import find, limit_files
-from data.finding import locate as locate
-from data.index import index
-from data.measure import columns_of
+from data.places.finding import find, limit_files
+from data.places.finding import locate as locate
+from data.places.index import index
+from data.places.measure import columns_of
+from data.places.retry import BadFile
 from data.readers import MESSAGES, missing_column
-from data.retry import BadFile
 
 Say = Callable[[str], None]
 

@@ -11,20 +11,20 @@ from typing import NamedTuple, Protocol
 from base.errors import UmbelError
 from configs.batch import sequences_at
 from configs.schema import RunConfig, Source
-from data.document_order import DocumentOrder
-from data.documents import DocumentStore
 from data.files import OpenSource
-from data.lanes import Cursors, LaneReader, RowMaker, StreamedSource
-from data.look_ahead import LookAhead
 from data.micro_batch import IGNORED, MicroBatch, micro_batch
-from data.order import GlobalOrder
-from data.pack import Row
+from data.order.document_order import DocumentOrder
+from data.order.global_order import GlobalOrder
+from data.order.shuffle import shuffled
+from data.order.weights import plan
 from data.prefetch import Prefetch
 from data.prepare import cache_folder, open_from_manifest
 from data.prepared import Prepared
-from data.shuffle import shuffled
+from data.rows.pack import Row
 from data.sources import sources_of
-from data.weights import plan
+from data.streaming.documents import DocumentStore
+from data.streaming.lanes import Cursors, LaneReader, RowMaker, StreamedSource
+from data.streaming.look_ahead import LookAhead
 
 __all__ = ["IGNORED", "BatchStream", "MicroBatch", "Share", "StepBatches"]
 
@@ -133,7 +133,7 @@ class BatchStream:
 
     @property
     def cursors_shape(self) -> tuple[int, int, int]:
-        """Of `data.lanes.Cursors`."""
+        """Of `data.streaming.lanes.Cursors`."""
         return self.order.lanes, len(self.order.sources), 2
 
     @property
@@ -174,7 +174,7 @@ class BatchStream:
         ``cursors`` are those after the step before the first; None at the beginning, or in prepared mode.
         """
         if self.is_streaming and self.data.workers and steps:
-            from data.feeders import Feeders
+            from data.streaming.feeders import Feeders
 
             feeders = Feeders(self, steps, share, cursors)
             return Prefetch(lambda step: self._step(feeders, step, share), steps, DEPTH, feeders.close)

@@ -128,8 +128,8 @@ def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
 def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
     """Prepare; refuse other data than the run began with, or more of it than its caps allow, before its
     run.yaml is touched."""
-    from data.consumption import check_caps
     from data.manifest import check_unchanged
+    from data.order.consumption import check_caps
     from data.prepare import prepare_run
     from data.stream import BatchStream
 

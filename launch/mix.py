@@ -8,11 +8,11 @@ from base.errors import UmbelError
 from base.files import read_json
 from configs.batch import sequences_at
 from configs.schema import RunConfig
-from data.consumption import check_caps, consumption
-from data.order import GlobalOrder
-from data.sizes import sizes_of
+from data.order.consumption import check_caps, consumption
+from data.order.global_order import GlobalOrder
+from data.order.sizes import sizes_of
+from data.order.weights import plan
 from data.sources import sources_of
-from data.weights import plan
 from launch.batches import prepared_rows
 from record.events import read_events
 from record.folder import RunFolder
@@ -25,7 +25,7 @@ def mix_of(config: RunConfig, manifest: dict[str, Any], consumed_sequences: int 
     holds, what the whole run will take, and what is taken by ``consumed_sequences``.
 
     Raises:
-        UmbelError: there is no such mixture (see `data.weights.plan`).
+        UmbelError: there is no such mixture (see `data.order.weights.plan`).
     """
     data, length = config.data, config.data.sequence_length
     total = sequences_at(config.schedule, config.schedule.steps)

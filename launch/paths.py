@@ -12,7 +12,8 @@ from configs.schema import Data, RunConfig, Source
 def absolute_paths(config: RunConfig) -> RunConfig:
     """A copy whose local files are named by absolute paths; URLs and names of the hub stay as they are.
 
-    A source is local unless it is a URL or of the hub. A model or tokenizer is local where it exists: else it may be a hub's name.
+    A source is local unless it is a URL or of the hub. A model or tokenizer is local where it exists: else
+    it may be a hub's name.
     """
     made = copy.deepcopy(config)
     here = [source for source in made.data.sources.values() if source.kind != "hub"]

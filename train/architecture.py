@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME
 from base.errors import UmbelError, did_you_mean
 from configs.schema import Model, RunConfig
 from configs.shape import check_heads, check_length
-from data.pretrained import hub_folder, local_folder
+from data.tokens.pretrained import hub_folder, local_folder
 
 # Older names that Transformers still turns into `rope_parameters`.
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "partial_rotary_factor")

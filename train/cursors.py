@@ -10,7 +10,7 @@ from base.errors import UmbelError
 from checkpoint.folders import steps
 from checkpoint.format import BUFFER
 from checkpoint.reader import StateReader
-from data.lanes import Cursors
+from data.streaming.lanes import Cursors
 
 NAME = "data.cursors"
 

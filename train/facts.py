@@ -15,7 +15,7 @@ from configs.batch import sequences_at
 from configs.compose import is_defining
 from configs.plain import flatten, to_dict
 from configs.schema import RunConfig, Schedule
-from data.order import GlobalOrder
+from data.order.global_order import GlobalOrder
 from train.engine import Engine
 from train.portable import trainable_shapes
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from base.errors import UmbelError
 from configs.schema import Model
-from data.tokenizer import TextTokenizer, load_tokenizer
+from data.tokens.tokenizer import TextTokenizer, load_tokenizer
 from train.architecture import model_config
 from train.initialize import preserved_random_state
 from train.model import build_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base.errors import RunFailed, UmbelError
 from base.files import read_json, write_json
-from data.retry import BadFile
+from data.places.retry import BadFile
 from data.stream import BatchStream
 from record.folder import RunFolder
 

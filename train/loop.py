@@ -9,8 +9,8 @@ from typing import Protocol
 
 from configs.batch import global_batch_at
 from configs.schema import RunConfig
-from data.lanes import Cursors
 from data.stream import BatchStream, MicroBatch, Share
+from data.streaming.lanes import Cursors
 from train.distributed import World
 from train.engine import Engine, StepMetrics
 from train.position import Position

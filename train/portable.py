@@ -9,7 +9,7 @@ import torch
 from checkpoint.format import BUFFER
 from checkpoint.reader import StateReader
 from checkpoint.writer import Fragment
-from data.lanes import Cursors
+from data.streaming.lanes import Cursors
 from train.cursors import NAME as CURSORS
 from train.engine import Engine
 from train.parameters import parameter_shape

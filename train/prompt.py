@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from data.chat import render_chat
 from data.document import Document
 from data.manifest import Manifest
-from data.tokenizer import TextTokenizer
+from data.tokens.chat import render_chat
+from data.tokens.tokenizer import TextTokenizer
 
 _ANSWER = "ANSWER"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from base.files import read_json, write_json
 from configs.schema import RunConfig
-from data.consumption import check_caps
 from data.manifest import check_unchanged
+from data.order.consumption import check_caps
 from data.prepare import prepare_run
 from data.prepared import Prepared, check_vocabulary
 from data.stream import BatchStream

@@ -15,8 +15,8 @@ from checkpoint.reader import StateReader, latest
 from checkpoint.retention import prune
 from checkpoint.writer import clean, commit, discard, write_share
 from configs.schema import RunConfig
-from data.lanes import Cursors
 from data.stream import BatchStream
+from data.streaming.lanes import Cursors
 from record.events import record_event
 from record.folder import RunFolder
 from train.base_model import check_base, describe_base

@@ -9,9 +9,9 @@ from typing import Any
 
 from configs.batch import check_batch
 from configs.schema import RunConfig
-from data.consumption import consumption
-from data.lanes import Cursors
-from data.retry import BadFile
+from data.order.consumption import consumption
+from data.places.retry import BadFile
+from data.streaming.lanes import Cursors
 from record.control import clear_stop
 from record.events import latest, read_events, record_event
 from record.folder import RunFolder

@@ -18,7 +18,7 @@ from checkpoint.verify import Mode, verify
 from configs.compose import load
 from configs.schema import RunConfig
 from data.manifest import Manifest
-from data.tokenizer import TextTokenizer, load_tokenizer
+from data.tokens.tokenizer import TextTokenizer, load_tokenizer
 from record.folder import RunFolder
 from train.architecture import model_config
 from train.base_model import check_base, describe_base

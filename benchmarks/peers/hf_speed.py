@@ -16,6 +16,11 @@ from peers import SEED, Rows
 from peers.packing import pack
 from peers.speed import BATCH, Material, Mode
 
+# Only a pause before threads end, after https://github.com/apache/arrow/issues/45214; the data are the same.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
+datasets.disable_progress_bars()
+datasets.logging.set_verbosity_error()
+
 PROBES = (0.01, 0.5, 0.99)
 """Where a stream is resumed: its state there can only be had by reading up to it."""
 
@@ -47,12 +52,18 @@ class Speed:
     def open(self, material: Material, mode: Mode, workers: int, at: float | None) -> Iterator[Rows]:
         if mode == "prepared":
             return self.prepared(material, workers, at)
+        return self.on_the_fly(material, workers, at)
+
+    def on_the_fly(self, material: Material, workers: int, at: float | None) -> Iterator[Rows]:
         stream = texts_of(material)
         if at is not None:
-            state = (material.own("datasets", mode) / f"{at}.json").read_text()
+            state = (material.own("datasets", "streaming") / f"{at}.json").read_text()
             stream.load_state_dict(json.loads(state))
-        loader = DataLoader(Packed(stream, material), batch_size=BATCH, num_workers=workers)
-        return (batch.numpy() for batch in endless(loader))
+        while True:
+            loader = DataLoader(Packed(stream, material), batch_size=BATCH, num_workers=workers)
+            yield from (batch.numpy() for batch in loader)
+            # A stream that was given a state begins there again in each epoch.
+            stream = texts_of(material)
 
     def prepared(self, material: Material, workers: int, at: float | None) -> Iterator[Rows]:
         rows = datasets.load_from_disk(str(material.own("datasets", "prepared") / "rows")).with_format(
@@ -75,7 +86,8 @@ class Speed:
             for _ in range(int(at * len(other))):
                 next(steps)
             loader.load_state_dict(other.state_dict())
-        return endless(loader)
+        while True:
+            yield from loader
 
 
 class Packed(IterableDataset[Rows]):
@@ -100,8 +112,3 @@ def texts_of(material: Material) -> Any:
 
 def collate(rows: list[dict[str, Any]]) -> Rows:
     return np.stack([row["input_ids"] for row in rows])
-
-
-def endless(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader

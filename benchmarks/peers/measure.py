@@ -22,9 +22,14 @@ import tokenizers
 
 from peers import Missing, Rows
 from peers.packing import AT_A_TIME, ids_of
-from peers.speed import Material, Mode, Speed, load_speed
+from peers.speed import BATCH, Material, Mode, Speed, load_speed
 
 BARE = "bare tokenizer"
+DEADLINE = 120
+"""Seconds for an answer."""
+
+BURST_ROWS, WARM_BURSTS = 64, 4
+"""The largest burst: a global batch of Umbel's; and how many are read before the clock starts."""
 
 
 class Bare:
@@ -70,27 +75,30 @@ class Memory(threading.Thread):
 
 
 def read(speed: Speed, material: Material, request: dict[str, Any]) -> dict[str, Any]:
-    """Tokens per second after the first batch, seconds to it, and memory in bytes: the peak, and how much
-    of it came in the second half."""
-    memory = Memory()
+    """Tokens per second after the first bursts, seconds to the first batch, and memory in bytes: the peak, and
+    how much of it came in the second half.
+
+    What a tool makes ahead comes in bursts; the clock runs between the ends of two.
+    """
     began = time.perf_counter()
     stream = speed.open(material, request["mode"], request["workers"], None)
     next(stream)
-    first = time.perf_counter()
-    memory.start()
-    tokens, wanted, end = 0, request["tokens"], first + request["limit"]
-    while tokens < wanted:
+    first = time.perf_counter() - began
+    burst, tokens = BURST_ROWS * material.length, BATCH * material.length
+    while tokens < WARM_BURSTS * burst:
         tokens += next(stream).size
-        if time.perf_counter() > end:
-            break
-    seconds = time.perf_counter() - first
+    memory = Memory()
+    memory.start()
+    start, tokens, end = time.perf_counter(), 0, 0.0
+    while end - start < request["seconds"]:
+        wanted = tokens + burst
+        while tokens < wanted:
+            tokens += next(stream).size
+        end = time.perf_counter()
     memory.end()
     seen = memory.seen
-    facts = {"rate": tokens / seconds, "first": first - began, "peak": max(seen)}
-    facts["growth"] = seen[-1] - seen[len(seen) // 2 - 1] if len(seen) > 2 else 0
-    if (material.folder / "rows.npy").is_file():
-        facts["epoch"] = material.rows().size
-    return facts
+    growth = seen[-1] - seen[len(seen) // 2 - 1] if len(seen) > 2 else 0
+    return {"rate": tokens / (end - start), "first": first, "peak": max(seen), "growth": growth}
 
 
 def resume(speed: Speed, material: Material, request: dict[str, Any]) -> dict[str, Any]:
@@ -147,9 +155,10 @@ def main(tool: str, folder: str, length: str) -> None:
         process.start()
         sender.close()
         try:
-            facts = receiver.recv()
+            facts = receiver.recv() if receiver.poll(DEADLINE) else {"error": "it hangs"}
         except EOFError:
             facts = {"error": "its process died"}
+        process.kill()
         process.join()
         print(json.dumps(facts), flush=True)
 

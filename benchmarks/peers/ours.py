@@ -15,7 +15,7 @@ from configs.compose import compose
 from configs.schema import RunConfig
 from data.prepare import prepare_run
 from data.stream import BatchStream, Share
-from data.tokenizer import END_OF_TEXT
+from data.tokens.tokenizer import END_OF_TEXT
 from peers import SEED, Corpus, Place, Rows, Wish, chunks
 
 FILES = 3

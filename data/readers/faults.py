@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from base.errors import UmbelError
 from data.files import Kind, SourceFile
-from data.retry import BadFile, ChangedFile
+from data.places.retry import BadFile, ChangedFile
 
 NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 

@@ -11,7 +11,7 @@ from data.document import Document, Message
 from data.files import Reading
 from data.readers.faults import kind_name
 from data.readers.selection import MESSAGES, Record
-from data.template import render
+from data.readers.template import render
 
 Make = Callable[[Record, str, int], Document | None]
 """(record, where, number) to a document; None where there is no text."""

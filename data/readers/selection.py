@@ -9,7 +9,7 @@ from typing import Any, Literal
 from base.errors import UmbelError
 from configs.schema import Filters
 from data.files import Reading
-from data.template import template_columns
+from data.readers.template import template_columns
 
 Asker = Literal["field", "template", "filters"]
 MESSAGES = "messages"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.files import Reading, SourceFile
-from data.python_corpus import python_text
+from data.places.python_corpus import python_text
 from data.readers.streams import decoded, open_bytes
 
 COLUMN = "text"

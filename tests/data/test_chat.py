@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from base.errors import UmbelError
-from data.chat import render_chat
 from data.document import Document
-from data.encode import encode
-from data.tokenizer import TEMPLATE, TextTokenizer, load_tokenizer, train_tokenizer
+from data.tokens.chat import render_chat
+from data.tokens.encode import encode
+from data.tokens.tokenizer import TEMPLATE, TextTokenizer, load_tokenizer, train_tokenizer
 
 TOKENIZER = train_tokenizer(["hello world, how are you? fine"] * 9, 300, chats=True).for_chats()
 CHAT = [

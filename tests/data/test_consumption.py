@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from base.errors import UmbelError
 from configs.schema import Data, Mixture, Phase, Source
-from data.consumption import check_caps, consumption
-from data.order import GlobalOrder
-from data.weights import plan
+from data.order.consumption import check_caps, consumption
+from data.order.global_order import GlobalOrder
+from data.order.weights import plan
 
 LENGTH, LANES = 100, 10
 

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 from base.errors import UmbelError
 from configs.schema import Filters
-from data import documents
-from data.cache import ABANDONED
 from data.document import Document
-from data.documents import DocumentStore, bundles_of
 from data.files import OpenSource, Reading, SourceFile
-from data.pins import pin_of
+from data.places.pins import pin_of
+from data.places.retry import BadFile, ChangedFile
 from data.readers import count, kind_of, read
-from data.retry import BadFile, ChangedFile
-from data.text_file import TextFile, write_texts
+from data.streaming import documents
+from data.streaming.cache import ABANDONED
+from data.streaming.documents import DocumentStore, bundles_of
+from data.streaming.text_file import TextFile, write_texts
 
 PLENTY = 1 << 40
 KEPT = Filters(min_chars=4, excludes="7")
@@ -100,8 +100,8 @@ def test_texts_come_back_by_number(
 ) -> None:
     path = tmp_path_factory.mktemp("texts") / "a.arrow"
     with pytest.MonkeyPatch.context() as patch, open(path, "wb") as out:
-        patch.setattr("data.text_file.BATCH_ROWS", rows)
-        patch.setattr("data.text_file.BATCH_CHARACTERS", characters)
+        patch.setattr("data.streaming.text_file.BATCH_ROWS", rows)
+        patch.setattr("data.streaming.text_file.BATCH_CHARACTERS", characters)
         write_texts(out, iter(texts))
     file = TextFile(path)
     assert [file.get(row) for row in range(len(file))] == texts
@@ -128,7 +128,7 @@ def test_a_document_is_what_reading_gives(
     tmp_path: Path, filters: Filters, bundle_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "BUNDLE_BYTES", bundle_bytes)
-    monkeypatch.setattr("data.text_file.BATCH_ROWS", 4)
+    monkeypatch.setattr("data.streaming.text_file.BATCH_ROWS", 4)
     opened = source(*some_files(tmp_path / "in"))
     store = DocumentStore(opened, filters, tmp_path / "cache", PLENTY)
     wanted = read_all(opened, filters)
@@ -299,7 +299,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
 from configs.schema import Filters
-from data import documents
+from data.streaming import documents
 from data.files import OpenSource, Reading, SourceFile
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
@@ -330,7 +330,7 @@ print(json.dumps([found and found.text for found in map(store.get, range(store.r
 
 def start(folder: Path, mode: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, str(folder), mode]
-    root = Path(documents.__file__).parents[1]
+    root = Path(documents.__file__).parents[2]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root)
 

@@ -19,7 +19,7 @@ from configs.schema import RunConfig
 from data.micro_batch import IGNORED
 from data.prepare import prepare_run
 from data.stream import BatchStream
-from data.tokenizer import END_OF_TEXT
+from data.tokens.tokenizer import END_OF_TEXT
 from support.elastic import (
     LENGTH,
     SIZES,

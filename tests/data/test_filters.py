@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from base.errors import UmbelError
 from configs.schema import Filters
-from data.filters import DocumentFilter, check_filters
+from data.readers.filters import DocumentFilter, check_filters
 
 
 def keeps(text: str, record: dict[str, Any] | None = None, **filters: Any) -> bool:

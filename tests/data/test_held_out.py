@@ -11,10 +11,10 @@ import pytest
 
 from base.errors import UmbelError
 from configs.schema import Filters, Source
-from data import held_out, parts
 from data import prepare as prepare_module
 from data.manifest import NAME
 from data.prepare import prepare
+from data.rows import held_out, parts
 
 
 def test_a_streaming_folder_holds_held_out_rows_and_no_other(jsonl: Any, documents: Any, config: Any) -> None:

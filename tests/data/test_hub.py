@@ -62,9 +62,9 @@ def hub() -> Iterator[Server]:
 
 
 def opened(source: dict[str, Any], cache: str) -> dict[str, Any]:
-    from data import retry
+    from data.places import retry
+    from data.places.remote import fetch
     from data.readers import read
-    from data.remote import fetch
     from data.sources import locate, open_sources
 
     retry.ATTEMPTS, retry.FIRST_WAIT, retry.LONGEST_WAIT = 4, 0.01, 0.02

@@ -11,12 +11,12 @@ import pytest
 
 from base.errors import UmbelError
 from configs.schema import Source
-from data import index as index_module
 from data.files import FoundFile
-from data.finding import find
-from data.index import index
-from data.known import Known, state_of
-from data.retry import ChangedFile
+from data.places import index as index_module
+from data.places.finding import find
+from data.places.index import index
+from data.places.known import Known, state_of
+from data.places.retry import ChangedFile
 from support.servers import Server, files
 
 

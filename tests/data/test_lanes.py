@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
-from data import lanes as lanes_module
 from data.document import Document
-from data.document_order import DocumentOrder
-from data.encode import Example
-from data.lanes import Cursors, LaneReader, RowMaker, StreamedSource
-from data.order import GlobalOrder
+from data.order.document_order import DocumentOrder
+from data.order.global_order import GlobalOrder
+from data.streaming import lanes as lanes_module
+from data.streaming.lanes import Cursors, LaneReader, RowMaker, StreamedSource
+from data.tokens.encode import Example
 
 LANES = 12
 ORDER = GlobalOrder(

@@ -26,7 +26,7 @@ from data.manifest import (
     write_manifest,
 )
 from data.prepare import open_from_manifest, prepare
-from data.tokenizer import TextTokenizer, train_tokenizer
+from data.tokens.tokenizer import TextTokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")

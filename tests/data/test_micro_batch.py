@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.micro_batch import IGNORED, micro_batch
-from data.pack import Row
+from data.rows.pack import Row
 
 
 def row(ids: list[int], doc_lens: list[int], mask: list[bool] | None = None) -> Row:

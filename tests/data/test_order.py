@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.document_order import DocumentOrder
-from data.mixing import Mixing
-from data.order import GlobalOrder
-from data.shuffle import SMALL, shuffled
+from data.order.document_order import DocumentOrder
+from data.order.global_order import GlobalOrder
+from data.order.mixing import Mixing
+from data.order.shuffle import SMALL, shuffled
 
 weights = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.001, 1000), min_size=1, max_size=8)
 

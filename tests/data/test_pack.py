@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.encode import Example
-from data.pack import Row, best_fit, learned, one_per_row, pack
+from data.rows.pack import Row, best_fit, learned, one_per_row, pack
+from data.tokens.encode import Example
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 

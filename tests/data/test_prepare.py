@@ -21,13 +21,13 @@ import pytest
 
 from base.errors import UmbelError
 from configs.schema import Filters, Source, Tokenizer
-from data import build, parts
 from data.manifest import NAME, check_unchanged
-from data.pack import learned
 from data.prepare import prepare
 from data.prepared import Prepared, check_vocabulary, open_prepared
 from data.readers import jsonl as jsonl_reader
-from data.tokenizer import train_tokenizer
+from data.rows import build, parts
+from data.rows.pack import learned
+from data.tokens.tokenizer import train_tokenizer
 
 
 def texts_of(prepared: Prepared, source: str, split: Any) -> list[str]:
@@ -353,7 +353,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 WORKER = """
 import sys
 from configs.schema import Data, Source, Tokenizer
-from data import parts
+from data.rows import parts
 from data.prepare import prepare
 from data.readers import jsonl
 jsonl.BLOCK_LINES = 50
@@ -486,7 +486,7 @@ import importlib, pkgutil, sys, data
 for module in pkgutil.iter_modules(data.__path__):
     importlib.import_module("data." + module.name)
 from configs.schema import Data, Tokenizer
-from data.order import GlobalOrder
+from data.order.global_order import GlobalOrder
 from data.prepare import prepare
 prepared = prepare(Data(path={str(path)!r}, sequence_length=16, cache_dir={str(tmp_path)!r},
                         tokenizer=Tokenizer(vocab_size=300)))

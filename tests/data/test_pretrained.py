@@ -9,7 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from base.errors import UmbelError
 from configs.schema import Model
-from data.pretrained import hub_folder, local_folder, tokenizer_source
+from data.tokens.pretrained import hub_folder, local_folder, tokenizer_source
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.pack import Row
-from data.progress import NAME, Progress, ProgressFile
+from data.rows.pack import Row
+from data.rows.progress import NAME, Progress, ProgressFile
 
 
 def entry(number: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.python_corpus import python_files, python_path, python_text
+from data.places.python_corpus import python_files, python_path, python_text
 
 
 def text(name: str, part: str) -> str:

@@ -22,8 +22,8 @@ from base.errors import UmbelError
 from configs.schema import Filters
 from data.document import Document
 from data.files import Kind, Reading, SourceFile
+from data.places.retry import BadFile, ChangedFile
 from data.readers import ENDINGS, columns, count, count_parquet, kind_of, place_of, read
-from data.retry import BadFile, ChangedFile
 
 TEXTS = ["one", "zwei ü", "", "three\n\nparagraphs", "\u2028 separated", "tail \U0001f600"]
 

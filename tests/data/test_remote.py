@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from base.errors import UmbelError
-from data import retry
 from data.files import SourceFile
-from data.pins import pin_of
-from data.remote import fetch, fetched_path, remove
-from data.retry import BadFile, ChangedFile
+from data.places import retry
+from data.places.pins import pin_of
+from data.places.remote import fetch, fetched_path, remove
+from data.places.retry import BadFile, ChangedFile
 from support.processes import run_workers
 from support.servers import Response, Server, files
 
@@ -26,7 +26,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from data.files import SourceFile
-from data.remote import fetch
+from data.places.remote import fetch
 name, location, size, pin, folder = sys.argv[1:]
 print(fetch(SourceFile(name, location, "jsonl", int(size), pin, 5000), Path(folder)))
 """

@@ -13,10 +13,10 @@ import pytest
 
 from base.errors import UmbelError
 from configs.schema import Data, Filters, Source
-from data import retry
+from data.places import retry
+from data.places.remote import fetch
+from data.places.retry import BadFile, ChangedFile
 from data.readers import read
-from data.remote import fetch
-from data.retry import BadFile, ChangedFile
 from data.sources import locate, open_sources
 from support.servers import Server, forward
 

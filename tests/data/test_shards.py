@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
-from data import shards
-from data.encode import Example
-from data.pack import Row, learned, one_per_row, pack
-from data.shards import RowTable, copy_of, write_copy, write_shard
+from data.rows import shards
+from data.rows.pack import Row, learned, one_per_row, pack
+from data.rows.shards import RowTable, copy_of, write_copy, write_shard
+from data.tokens.encode import Example
 
 
 def rows_of(lengths: list[int], length: int = 8, chats: bool = False) -> list[Row]:

@@ -18,9 +18,9 @@ from configs.compose import compose
 from configs.schema import Data, Filters, Source
 from data.document import Document
 from data.files import FoundFile, OpenSource
-from data.finding import find, limit_files
+from data.places.finding import find, limit_files
+from data.places.remote import fetch
 from data.readers import read as read_file
-from data.remote import fetch
 from data.sources import locate, open_sources, weights_of
 from support.servers import Response, Server, files
 

@@ -229,7 +229,7 @@ def test_processes_give_what_a_thread_gives(feeding: Callable[[int], BatchStream
         together = list(read)
     assert shown(together) == shown(alone)
     assert [step.cursors.tolist() for step in together] == [step.cursors.tolist() for step in alone]  # type: ignore[union-attr]
-    assert not [child for child in psutil.Process().children() if "data.feeder" in child.cmdline()]
+    assert not [child for child in psutil.Process().children() if "data.streaming.feeder" in child.cmdline()]
 
 
 def test_a_killed_process_is_replaced_and_nobody_sees_it(feeding: Callable[[int], BatchStream]) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from base.errors import UmbelError
 from configs.compose import compose
-from data import retry
+from data.places import retry
+from data.places.retry import BadFile, ChangedFile
 from data.prepare import prepare_run
-from data.retry import BadFile, ChangedFile
 from data.stream import BatchStream, Share
 from support.elastic import LENGTH, write_sources
 from support.servers import Server, files, forward

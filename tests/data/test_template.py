@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
-from data.template import render, template_columns
+from data.readers.template import render, template_columns
 
 
 def test_columns_are_named_once_and_in_order() -> None:

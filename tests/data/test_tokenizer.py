@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
-from data.tokenizer import FILE, load_tokenizer, train_tokenizer
+from data.tokens.tokenizer import FILE, load_tokenizer, train_tokenizer
 
 TEXTS = [f"def f{number}(x):\n    return x + {number}\n" for number in range(200)]
 TRAINED = train_tokenizer(TEXTS, 400)
@@ -32,7 +32,7 @@ def test_every_text_can_be_written(text: str) -> None:
 def test_training_is_deterministic_across_processes(tmp_path: Path) -> None:
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
     code = (
-        "import json; from data.tokenizer import train_tokenizer\n"
+        "import json; from data.tokens.tokenizer import train_tokenizer\n"
         f"print(train_tokenizer(json.load(open({str(tmp_path / 'texts.json')!r})), 400).hash)"
     )
     hashes = {

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from base.errors import UmbelError
 from configs.schema import Data, Mixture, Phase, Source
-from data.sizes import sizes_of
-from data.weights import normalised, plan, proportional, temperature, unimax
+from data.order.sizes import sizes_of
+from data.order.weights import normalised, plan, proportional, temperature, unimax
 
 LENGTH = 100
 names = st.text("abcdefgh", min_size=1, max_size=3)

@@ -24,7 +24,7 @@ from configs.schema import RunConfig
 from configs.typed import build
 from data.prepare import prepare_run
 from data.stream import BatchStream, Share
-from data.tokenizer import END_OF_TEXT
+from data.tokens.tokenizer import END_OF_TEXT
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"large": 260, "middle": 110, "small": 40}

@@ -208,7 +208,7 @@ def test_the_card_says_what_it_is_and_nothing_of_this_machine(
     for fact in (
         load_model(run.path).run_id,
         "| step | 4 of 4 |",
-        "| tokens learned from | 512 |",
+        f"| tokens learned from | {load_model(run.path).position.tokens} |",
         "| data | 1 |",
     ):
         assert fact in card

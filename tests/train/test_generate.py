@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from base.errors import UmbelError
-from data.tokenizer import CHATML, TextTokenizer, train_tokenizer
+from data.tokens.tokenizer import CHATML, TextTokenizer, train_tokenizer
 from record.folder import RunFolder
 from support.runs import tiny
 from support.small_models import base_model, train_here

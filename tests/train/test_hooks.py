@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from base.errors import RunFailed
 from configs.schema import Samples as SampleSettings
 from data.stream import IGNORED, MicroBatch
-from data.tokenizer import CHATML, TextTokenizer, train_tokenizer
+from data.tokens.tokenizer import CHATML, TextTokenizer, train_tokenizer
 from support.small_models import ALONE
 from train.distributed import World
 from train.engine import StepMetrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from data.lanes import Cursors
+from data.streaming.lanes import Cursors
 from train.engine import Engine
 from train.loop import StepRecord
 from train.position import Position

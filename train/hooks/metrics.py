@@ -15,7 +15,7 @@ from train.loop import StepRecord
 
 Sink = Callable[[list[dict[str, Any]]], None]
 Consumed = Callable[[int], dict[str, dict[str, float]]]
-"""A number of sequences to what they took of each source (`data.consumption`)."""
+"""A number of sequences to what they took of each source (`data.order.consumption`)."""
 
 
 class Metrics:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from configs.schema import Samples as SampleSettings
-from data.tokenizer import TextTokenizer
+from data.tokens.tokenizer import TextTokenizer
 from train.distributed import World
 from train.engine import Engine
 from train.loop import StepRecord

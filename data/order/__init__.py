@@ -1,0 +1,1 @@
+"""Which row comes when: weights, phases and shuffles, in closed form."""

@@ -1,0 +1,110 @@
+"""The files of a source counted and pinned: several at a time, and each state of a file only once."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from base.errors import UmbelError
+from data.files import FoundFile, SourceFile
+from data.places.known import Known
+from data.places.measure import measure
+from data.places.remote import fetched_path, remove
+from data.places.retry import ChangedFile
+
+SAVE_EVERY = 60.0
+"""Seconds of work that a kill can cost."""
+WORTH_TELLING = 1000
+THREADS = 16
+"""They wait for disks and servers; hashing and Parquet footers run without the interpreter's lock."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The files of a source in order, and the names of those that are skipped."""
+
+    files: tuple[SourceFile, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def index(
+    found: Sequence[FoundFile],
+    store: Path,
+    folder: Path,
+    *,
+    keep_bytes: int = 0,
+    trust_etag: bool = False,
+    skip_bad: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Index:
+    """Count the rows of files, note where reading can begin, and take their pins.
+
+    Args:
+        store: the JSON file that remembers what was counted.
+        folder: where files go that must be downloaded to be counted.
+        keep_bytes: how much of them may stay there, for whoever reads them next.
+        trust_etag: pin a remote file to its ETag where its server vouches for no hash.
+        skip_bad: name the files that cannot be read, in place of an error.
+
+    Raises:
+        UmbelError: a file that cannot be read, or that changes while it is read.
+    """
+    known = Known(store)
+    results = {file.location: result for file in found if (result := known.get(file))}
+    fresh = [file for file in found if file.location not in results]
+    if len(fresh) >= WORTH_TELLING:
+        say(f"counting the rows of {len(fresh)} files")
+
+    room = _Room(folder, keep_bytes)
+
+    def attempt(file: FoundFile) -> tuple[SourceFile | None, int]:
+        seen = time.time_ns()
+        try:
+            result = measure(file, folder, trust_etag)
+            room.take(result)
+            return result, seen
+        except ChangedFile:
+            raise
+        except UmbelError:
+            if not skip_bad:
+                raise
+            return None, seen
+
+    saved = time.monotonic()
+    with ThreadPoolExecutor(min(THREADS, 4 * (os.cpu_count() or 1))) as pool:
+        for file, (result, seen) in zip(fresh, pool.map(attempt, fresh), strict=True):
+            if result:
+                results[file.location] = result
+                known.put(file, result, seen)
+            if time.monotonic() - saved > SAVE_EVERY:
+                known.save()
+                saved = time.monotonic()
+    known.save(found)
+    return Index(
+        tuple(results[file.location] for file in found if file.location in results),
+        tuple(file.name for file in found if file.location not in results),
+    )
+
+
+class _Room:
+    """Deletes downloads once the folder is full."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._left = limit - sum(file.stat().st_size for file in folder.glob("*"))
+
+    def take(self, file: SourceFile) -> None:
+        if fetched_path(file, self.folder).is_file():
+            with self._lock:
+                self._left -= file.size
+                full = self._left < 0
+            if full:
+                remove(file, self.folder)
+                with self._lock:
+                    self._left += file.size

@@ -1,0 +1,198 @@
+"""Rows on disk: Parquet files, and beside each an Arrow copy of it, made for reading any row at once.
+
+Columns: ``input_ids`` list<int32>, ``doc_lens`` list<int32>, ``doc_ids`` list<int64>, and for chats
+``labels_mask`` list<bool>. The Parquet file is what is kept, checked and copied between machines: every page
+carries a checksum. The Arrow file is memory-mapped, so that a full shuffle costs nothing; where it is missing
+or cut short it is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from base.errors import UmbelError
+from base.files import atomic_file
+from data.rows.pack import Numbers, Row
+from data.tokens.encode import Ids, Mask
+
+ROWS_PER_GROUP = 1000
+MAPPED = 4096
+"""Arrow files held open at once: the kernel allows a process some 65,000 maps."""
+
+
+def write_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
+    """Write rows as the Parquet file ``path`` and its Arrow copy. Returns the shard's entry in the manifest;
+    ``sha256`` is that of the rows' contents, whatever version of a library wrote them."""
+    batch = _batch(rows)
+    with atomic_file(path) as file:
+        pq.write_table(
+            pa.Table.from_batches([batch]),
+            file,
+            row_group_size=ROWS_PER_GROUP,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
+    _write_copy(path, batch)
+    return {"name": path.name, "rows": len(rows), "sha256": _sha256(batch)}
+
+
+def copy_of(path: Path) -> Path:
+    """The Arrow copy of a shard."""
+    return path.with_suffix(".arrow")
+
+
+def write_copy(path: Path, sha256: str) -> None:
+    """Make a shard's Arrow copy from its Parquet file.
+
+    Raises:
+        UmbelError: the Parquet file is damaged (a page's checksum), or its rows are not those of ``sha256``.
+    """
+    fix = "fetch or prepare it again"
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            batches = file.read().combine_chunks().to_batches()
+    except (OSError, pa.ArrowException) as error:
+        what = f"is damaged ({str(error).splitlines()[0]})"
+        raise UmbelError(what, where=str(path), fix=fix) from error
+    if len(batches) != 1 or _sha256(batches[0]) != sha256:
+        raise UmbelError("does not hold the rows that the manifest names", where=str(path), fix=fix)
+    _write_copy(path, batches[0])
+
+
+def _write_copy(path: Path, batch: pa.RecordBatch) -> None:
+    with atomic_file(copy_of(path)) as file, pa.ipc.new_stream(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    columns = {
+        "input_ids": _list_array([row.ids for row in rows], pa.int32()),
+        "doc_lens": _list_array([row.doc_lens for row in rows], pa.int32()),
+        "doc_ids": _list_array([row.doc_ids for row in rows], pa.int64()),
+    }
+    masks = [row.mask for row in rows if row.mask is not None]
+    if masks:
+        columns["labels_mask"] = _list_array(masks, pa.bool_())
+    return pa.record_batch(columns)
+
+
+def _list_array(parts: Sequence[npt.NDArray[Any]], kind: pa.DataType) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(parts), kind))
+
+
+def _sha256(batch: pa.RecordBatch) -> str:
+    digest = hashlib.sha256()
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        lens = np.diff(column.offsets.to_numpy()).astype(np.int32)
+        for part in (lens, column.values.to_numpy(zero_copy_only=False)):
+            digest.update(f"{name} {part.dtype} {len(part)}\n".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Column:
+    values: npt.NDArray[Any]
+    offsets: Ids
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+class RowTable:
+    """The rows of one source and split, by number, over its shards. Reads nothing until asked.
+
+    Args:
+        folder: holds the shards.
+        shards: their entries in the manifest.
+    """
+
+    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]]) -> None:
+        self._folder, self._entries = folder, shards
+        self._ends = np.cumsum([shard["rows"] for shard in shards], dtype=np.int64).tolist()
+        self._open: dict[int, dict[str, _Column]] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def row(self, row: int) -> Row:
+        """All of a row."""
+        return Row(self.ids(row), self.mask(row), self.doc_lens(row), self.doc_ids(row))
+
+    def ids(self, row: int) -> Ids:
+        """The tokens of a row, without a copy."""
+        return self._cell("input_ids", row)
+
+    def doc_lens(self, row: int) -> Ids:
+        """The lengths of the parts of documents that make up a row."""
+        return self._cell("doc_lens", row)
+
+    def doc_ids(self, row: int) -> Numbers:
+        """The numbers, in the source, of those documents."""
+        return self._cell("doc_ids", row)
+
+    def mask(self, row: int) -> Mask | None:
+        """Which tokens are to be learned; None where all are."""
+        columns, inner = self._locate(row)
+        return columns["labels_mask"][inner] if "labels_mask" in columns else None
+
+    def target_counts(self, vocab_size: int, shards: int) -> npt.NDArray[np.int64]:
+        """How often each id is a target (first in no document, not masked) in the first ``shards``, by id:
+        int64 [vocab_size]."""
+        counts = np.zeros(vocab_size, np.int64)
+        for columns in map(self._shard, range(min(shards, len(self._entries)))):
+            tokens, mask = columns["input_ids"], columns.get("labels_mask")
+            learned = np.ones(len(tokens.values), bool) if mask is None else mask.values.copy()
+            ends = np.cumsum(columns["doc_lens"].values, dtype=np.int64)
+            learned[:1] = False
+            learned[ends[:-1]] = False  # rows begin with a document, too
+            counts += np.bincount(tokens.values[learned], minlength=vocab_size)
+        return counts
+
+    def _cell(self, column: str, row: int) -> npt.NDArray[Any]:
+        columns, inner = self._locate(row)
+        return columns[column][inner]
+
+    def _locate(self, row: int) -> tuple[dict[str, _Column], int]:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        shard = bisect_right(self._ends, row)
+        return self._shard(shard), row - (self._ends[shard - 1] if shard else 0)
+
+    def _shard(self, index: int) -> dict[str, _Column]:
+        if index not in self._open:
+            if len(self._open) >= MAPPED:
+                self._open.pop(next(iter(self._open)))
+            self._open[index] = self._map(index)
+        return self._open[index]
+
+    def _map(self, index: int) -> dict[str, _Column]:
+        entry = self._entries[index]
+        path = self._folder / entry["name"]
+        try:
+            batch = _read_copy(path)
+        except (OSError, pa.ArrowInvalid, StopIteration):
+            write_copy(path, entry["sha256"])
+            batch = _read_copy(path)
+        return {
+            name: _Column(column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy())
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+
+
+def _read_copy(path: Path) -> pa.RecordBatch:
+    return pa.ipc.open_stream(pa.memory_map(str(copy_of(path)))).read_next_batch()
