@@ -7,7 +7,8 @@ The text is what is installed on this machine (benchmarks/corpus.py), the tokeni
 the tool's imports; measurements of the tools take turns, each reads for ``--seconds`` after a warm-up.
 Figures are medians, with the lowest and highest.
 
-The peers are optional: benchmarks/peers/README.md says how to install them. A missing one is told and left out.
+The peers are optional: benchmarks/peers/README.md says how to install them. A missing one is told and left
+out.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--mb", type=float, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--soak", type=float, default=30, help="seconds of watching Umbel's memory; 0: none")
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--out", default="data_throughput", help="name of the result")
     options = parser.parse_args()
@@ -100,7 +102,7 @@ def main() -> None:
                 print(server.facts["missing"])
                 del servers[tool]
         try:
-            result = measure_all(servers, options.repeats, options.seconds)
+            result = measure_all(servers, options.repeats, options.seconds, options.soak)
         finally:
             for server in servers.values():
                 server.close()
@@ -136,13 +138,16 @@ def write_material(material: Material, megabytes: float) -> dict[str, Any]:
     return told
 
 
-def measure_all(servers: dict[str, Server], repeats: int, seconds: float) -> dict[str, Any]:
+def measure_all(servers: dict[str, Server], repeats: int, seconds: float, soak: float) -> dict[str, Any]:
     """Everything, told as it comes."""
     tools = [tool for tool in servers if tool != BARE]
     writing = {
         mode: {tool: servers[tool].ask(do="write", mode=mode) for tool in tools} for mode in reversed(MODES)
     }
-    print(f"written: {writing}", flush=True)
+    starts = {
+        mode: {tool: servers[tool].ask(do="resume", mode=mode, at=None) for tool in tools} for mode in MODES
+    }
+    print("written", flush=True)
     samples: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for turn in range(repeats):
         for mode, workers in product(MODES, WORKERS):
@@ -161,7 +166,21 @@ def measure_all(servers: dict[str, Server], repeats: int, seconds: float) -> dic
         }
         for mode in MODES
     }
-    return {"rates": rates, "resume_seconds": resumes, "writing_seconds": writing, "ratios": ratios(rates)}
+    return {
+        "rates": rates,
+        "ratios": ratios(rates),
+        "writing": writing,
+        "first_start": starts,
+        "resume": resumes,
+        "soak": {mode: soaked(servers["umbel"], mode, soak) for mode in MODES} if soak else {},
+    }
+
+
+def soaked(server: Server, mode: Mode, seconds: float) -> dict[str, Any]:
+    """What memory does over a longer run: MiB at each quarter of it."""
+    found = server.ask(do="read", mode=mode, workers=2, seconds=seconds)
+    quarters = [round(each / 2**20) for each in found.get("quarters", [])]
+    return {"seconds": seconds, "mib": quarters, "tokens_per_second": round(found.get("rate", 0))}
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -175,7 +194,6 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "highest": round(max(rates)),
         "first_batch_seconds": round(statistics.median(each["first"] for each in found), 3),
         "peak_mib": round(statistics.median(each["peak"] for each in found) / 2**20),
-        "growth_mib": round(statistics.median(each["growth"] for each in found) / 2**20, 1),
     }
 
 
@@ -208,7 +226,7 @@ def table(result: dict[str, Any]) -> str:
     for mode in MODES:
         first = rates[f"{mode}, 0 workers"]
         lines.append(row(f"{mode}: first batch", (seconds(first.get(tool)) for tool in tools)))
-        resume = result["resume_seconds"][mode]
+        resume = result["resume"][mode]
         found = (
             " / ".join(
                 f"{each['seconds']:.2f}" if "seconds" in each else "error"
@@ -217,7 +235,8 @@ def table(result: dict[str, Any]) -> str:
             for tool in tools
         )
         lines.append(row(f"{mode}: resume at 1/50/99 %, s", found))
-        lines.append(row(f"{mode}: peak (growth), MiB", (memory(first.get(tool)) for tool in tools)))
+        lines.append(row(f"{mode}: peak MiB", (memory(first.get(tool)) for tool in tools)))
+    lines += ["", *(f"soak, {mode}: {told}" for mode, told in result["soak"].items())]
     lines += ["", *(f"{name}: {ratio}" for name, ratio in result["ratios"].items())]
     return "\n".join(lines) + "\n"
 
@@ -240,7 +259,7 @@ def seconds(found: dict[str, Any] | None) -> str:
 
 
 def memory(found: dict[str, Any] | None) -> str:
-    return "" if not found or "error" in found else f"{found['peak_mib']} ({found['growth_mib']:+.0f})"
+    return "" if not found or "error" in found else str(found["peak_mib"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ segments; each rank of a segment is a process of its own, and all that passes to
 each test one thing changes from segment to segment. What every global step holds is compared with a run of
 the first segment's kind that nothing interrupted, and documents are counted.
 
-The peers are optional: benchmarks/peers/README.md says how to install them. A missing one is told and left out.
+The peers are optional: benchmarks/peers/README.md says how to install them. A missing one is told and left
+out.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def off_share(given: Corpus, steps: list[Rows]) -> dict[str, float]:
 
 def try_tool(name: str, chosen: list[str]) -> dict[str, Any]:
     adapter = load(name)
-    told: dict[str, Any] = {"versions": versions(adapter), "mixes": adapter.mixes, "tests": {}}
+    told: dict[str, Any] = {"versions": versions(adapter.requires), "mixes": adapter.mixes, "tests": {}}
     with tempfile.TemporaryDirectory() as made:
         for kind in ("rows", "varied", "odd"):
             task = (adapter, Path(made) / kind, make_corpus(kind))
@@ -196,10 +197,9 @@ def try_tool(name: str, chosen: list[str]) -> dict[str, Any]:
 def write(adapter: Adapter, folder: Path, corpus: Corpus) -> None:
     """In a process of its own: what a library leaves running there must not be forked into the ranks."""
     folder.mkdir(parents=True)
-    if any(len(ids) != corpus.length for documents in corpus.sources.values() for ids in documents):
-        if not adapter.packs:
-            return
-    adapter.write(folder, corpus)
+    lengths = {len(ids) for documents in corpus.sources.values() for ids in documents}
+    if adapter.packs or lengths == {corpus.length}:
+        adapter.write(folder, corpus)
 
 
 def in_words(cell: dict[str, Any]) -> str:

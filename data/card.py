@@ -9,7 +9,8 @@ import yaml
 
 from base.files import human_bytes
 from configs.schema import Data
-from data.manifest import SPLITS, Manifest
+from data.manifest import Manifest
+from data.manifest_shape import SPLITS
 from data.sources import sources_of
 
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,9 @@ Kind = Literal["python", "text", "jsonl", "parquet", "arrow"]
 Format = Literal["text", "messages"]
 Blocks = tuple[tuple[int, int], ...]
 """Where reading can begin: (first row, where)."""
+
+SOURCE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""It names a folder of the cache, and configs and manifests may come from another institution."""
 
 
 @dataclass(frozen=True)

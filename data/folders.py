@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from configs.schema import Data
+from data.places import locks
 
 
 def cache_folder(data: Data) -> Path:
@@ -18,17 +18,9 @@ def cache_folder(data: Data) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the lock beside ``folder``; the kernel frees it however its holder ends.
-
-    Whoever holds it is alone, so what a killed writer left half written is removed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(folder.name + ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that prepares the same")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold the lock beside ``folder``. Whoever holds it is alone, so what a killed writer left half written
+    is removed."""
+    with locks.locked(folder, lambda: say("waiting for another process that prepares the same")):
         for half_written in folder.rglob(".*.tmp"):
             half_written.unlink()
         yield

@@ -11,13 +11,13 @@ from base.errors import UmbelError
 from base.files import read_json, sha256_json, write_text
 from configs.schema import Data, Source
 from data.files import OpenSource
+from data.manifest_shape import SPLITS, check_shape
 from data.rows.parts import PART_BYTES, SHARD_TOKENS
 from data.sources import sources_of
 from data.tokens.tokenizer import TextTokenizer
 
 VERSION = 3
 NAME = "manifest.json"
-SPLITS = ("train", "held_out")
 COLOURED = ("fingerprint", "about", "sizes", "estimates", "unigram_entropy")
 """Keys outside the fingerprint: itself, what people say of the sources, sizes of
 compressed files, and floats."""
@@ -80,7 +80,7 @@ def about(data: Data) -> Manifest:
 
 def folder_name(manifest: Manifest) -> str:
     """What the folder of a definition, or of the manifest that it became, is called in the cache."""
-    made = (*SPLITS, *COLOURED, "vocab_size", "pad_id", "eos_id")
+    made = (*SPLITS, *COLOURED, "sample", "vocab_size", "pad_id", "eos_id")
     sources = {
         name: {key: value for key, value in source.items() if key not in made}
         for name, source in manifest["sources"].items()
@@ -94,11 +94,9 @@ def fingerprint(manifest: Manifest) -> str:
     return sha256_json({key: value for key, value in manifest.items() if key not in COLOURED})
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(path: Path, manifest: Manifest) -> None:
     """On one line: indented, the entries of 100,000 files take three times the room."""
-    write_text(
-        folder / NAME, json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
-    )
+    write_text(path, json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -114,21 +112,22 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = read_json(path)
     except ValueError as error:
         raise UmbelError(f"is not JSON ({error})", where=str(path), fix=again) from error
-    check_version(manifest, str(path))
+    check_manifest(manifest, str(path))
     return dict(manifest)
 
 
-def check_version(manifest: Manifest, where: str) -> None:
+def check_manifest(manifest: Manifest, where: str) -> None:
     """Refuse a manifest that this version of Umbel cannot read.
 
     Raises:
-        UmbelError: it is older or newer.
+        UmbelError: it is older or newer, or none at all.
     """
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
         fix = "install a newer Umbel" if newer else "prepare the data again"
         raise UmbelError(f"is a manifest of version {version}, not {VERSION}", where=where, fix=fix)
+    check_shape(manifest, where)
 
 
 def check_unchanged(old: Manifest, new: Manifest) -> None:
@@ -137,7 +136,7 @@ def check_unchanged(old: Manifest, new: Manifest) -> None:
     Raises:
         UmbelError: names the first file, or else the first setting, that changed.
     """
-    check_version(old, "the run's data.json")
+    check_manifest(old, "the run's data.json")
     if old["fingerprint"] == new["fingerprint"]:
         return
     for name in sorted(old["sources"].keys() | new["sources"].keys()):
@@ -160,7 +159,7 @@ def check_same_settings(old: Manifest, data: Data, tokenizer: TextTokenizer | No
     Raises:
         UmbelError: names the first setting that changed.
     """
-    check_version(old, "the run's data.json")
+    check_manifest(old, "the run's data.json")
     described = sources_of(data)
     sources = {
         name: old["sources"][name] | _settings(described[name]) if name in old["sources"] else {}

@@ -41,27 +41,46 @@ def micro_batch(
     rows: Sequence[Row], first_slot: int, pad_id: int, longest: int, *, restart_positions: bool = False
 ) -> MicroBatch:
     """Rows of up to ``longest`` + 1 tokens as one micro-batch."""
-    width = max(len(row.ids) for row in rows) - 1
-    width = min(-(-width // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
-    input_ids = np.full((len(rows), width), pad_id, np.int64)
-    labels = np.full((len(rows), width), IGNORED, np.int64)
-    positions = np.empty((len(rows), width), np.int64) if restart_positions else None
-    for index, row in enumerate(rows):
-        size = len(row.ids) - 1
-        input_ids[index, :size] = row.ids[:-1]
-        labels[index, :size] = row.ids[1:]
+    sizes = [len(row.ids) for row in rows]
+    width = min(-(-(max(sizes) - 1) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, longest)
+    tokens, first = _tokens(rows, sizes, width + 1, pad_id), _first(rows, sizes, width + 1)
+    inputs, labels = tokens[:, :-1].astype(np.int64), tokens[:, 1:].astype(np.int64)
+    labels[first[:, 1:]] = IGNORED
+    for index, (row, size) in enumerate(zip(rows, sizes, strict=True)):
         if row.mask is not None:
-            labels[index, :size][~row.mask[1:]] = IGNORED
-        starts = np.cumsum(row.doc_lens)[:-1]
-        labels[index, starts - 1] = IGNORED
-        if positions is not None:
-            positions[index] = _positions(starts, width)
-    return MicroBatch(input_ids, labels, first_slot, int((labels != IGNORED).sum()), positions)
+            labels[index, : size - 1][~row.mask[1:]] = IGNORED
+        if size <= width:
+            inputs[index, size - 1 :] = pad_id
+            labels[index, size - 1 :] = IGNORED
+    positions = _positions(first[:, :-1]) if restart_positions else None
+    return MicroBatch(inputs, labels, first_slot, int(np.count_nonzero(labels != IGNORED)), positions)
 
 
-def _positions(starts: npt.NDArray[np.integer], width: int) -> Array:
-    """0, 1, 2… from each start on; padding goes on counting."""
-    origin = np.zeros(width, np.int64)
-    inside = starts[starts < width]
-    origin[inside] = inside
-    return np.arange(width, dtype=np.int64) - np.maximum.accumulate(origin)
+def _tokens(rows: Sequence[Row], sizes: Sequence[int], width: int, pad_id: int) -> npt.NDArray[np.int32]:
+    """The rows' tokens, padded at the right: int32 [rows, width]."""
+    if min(sizes) == width:
+        return np.stack([row.ids for row in rows])
+    tokens = np.full((len(rows), width), pad_id, np.int32)
+    for index, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        tokens[index, :size] = row.ids
+    return tokens
+
+
+def _first(rows: Sequence[Row], sizes: Sequence[int], width: int) -> npt.NDArray[np.bool_]:
+    """Which tokens a document begins with, the padding being one: bool [rows, width]."""
+    lens: list[npt.ArrayLike] = []
+    for row, size in zip(rows, sizes, strict=True):
+        lens.append(row.doc_lens)
+        if size < width:
+            lens.append([width - size])
+    ends = np.cumsum(np.concatenate(lens))
+    first = np.zeros(len(rows) * width, bool)
+    first[0] = True
+    first[ends[:-1]] = True
+    return first.reshape(len(rows), width)
+
+
+def _positions(first: npt.NDArray[np.bool_]) -> Array:
+    """0, 1, 2… from each first token on: int64 of the same shape."""
+    places = np.arange(first.shape[1], dtype=np.int64)
+    return places - np.maximum.accumulate(np.where(first, places, 0), axis=1)

@@ -57,7 +57,7 @@ def prepare(
     _check_packing(data)
     try:
         if began_with is not None and data.mode == "streaming":
-            check_same_settings(began_with, data, _given_tokenizer(data, pretrained))
+            check_same_settings(began_with, data, _given_tokenizer(data, pretrained, began_with))
             if (_folder(cache, began_with) / NAME).is_file():
                 return open_prepared(_folder(cache, began_with), report)
         sources = open_sources(data, cache, say)
@@ -116,9 +116,12 @@ def _check_packing(data: Data) -> None:
         raise UmbelError("best_fit looks at many documents at once", where="data.packing", fix=fix)
 
 
-def _given_tokenizer(data: Data, pretrained: str | None) -> TextTokenizer | None:
+def _given_tokenizer(data: Data, pretrained: str | None, manifest: Manifest) -> TextTokenizer | None:
     given = data.tokenizer.path or pretrained
-    return load_tokenizer(given) if given else None
+    if not given:
+        return None
+    chats = any(source["format"] == "messages" for source in manifest["sources"].values())
+    return load_tokenizer(given).for_chats() if chats else load_tokenizer(given)
 
 
 def _folder(cache: Path, manifest: Manifest) -> Path:

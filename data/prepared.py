@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from base.errors import UmbelError
-from data.manifest import SPLITS, Manifest, read_manifest
+from data.manifest import Manifest, read_manifest
+from data.manifest_shape import SPLITS
+from data.places.locks import locked
 from data.report import Report, silent
-from data.rows.shards import RowTable, copy_of, write_copy
+from data.rows.shards import CRC32, RowTable, copy_of, write_copy
 from data.tokens.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -93,7 +95,8 @@ class Prepared:
         if not shards:
             return datasets.Dataset.from_dict({"input_ids": [], "doc_lens": [], "doc_ids": []})
         files = [str(copy_of(self.folder / source / split / shard["name"])) for shard in shards]
-        return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
+        rows = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
+        return rows.remove_columns(CRC32)
 
 
 def open_prepared(folder: Path, report: Report = silent) -> Prepared:
@@ -105,13 +108,19 @@ def open_prepared(folder: Path, report: Report = silent) -> Prepared:
             damaged.
     """
     prepared = Prepared(folder, read_manifest(folder))
+    if _all_bare(prepared):
+        with locked(folder / "copies"):  # of all processes that start at once, one makes them
+            _make_copies(_all_bare(prepared), report)
+    return prepared
+
+
+def _all_bare(prepared: Prepared) -> list[tuple[Path, str]]:
     bare: list[tuple[Path, str]] = []
     for name in prepared.sources:
         for split in SPLITS:
             shards = prepared.manifest["sources"][name][split]["shards"]
-            bare += _bare(prepared, folder / name / split, shards) if shards else []
-    _make_copies(bare, report)
-    return prepared
+            bare += _bare(prepared, prepared.folder / name / split, shards) if shards else []
+    return bare
 
 
 def _bare(prepared: Prepared, folder: Path, shards: list[dict[str, Any]]) -> list[tuple[Path, str]]:

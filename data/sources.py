@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from base.errors import UmbelError
 from base.files import sha256_json
 from configs.schema import Data, Source
-from data.files import Format, FoundFile, OpenSource, Reading
+from data.files import SOURCE_NAME, Format, FoundFile, OpenSource, Reading
 from data.places.finding import find, limit_files
 from data.places.finding import locate as locate
 from data.places.index import index
@@ -54,8 +53,7 @@ def open_sources(data: Data, cache: Path, say: Say = lambda _: None) -> dict[str
             file that cannot be read or fetched, or a name that is no folder's.
     """
     for name in sources_of(data):
-        # It names a folder of the cache, and a config may come from another institution.
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        if not SOURCE_NAME.fullmatch(name):
             raise UmbelError(
                 "cannot name a source", where=key_of(data, name), fix="use letters, digits, . _ -"
             )

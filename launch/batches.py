@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from base.errors import UmbelError
-from configs.compose import compose, load
+from base.files import read_json
+from configs.compose import compose, differing_keys, load
 from configs.schema import RunConfig
 from data.inspect import BEGINNING, Start
+from data.manifest import Manifest, check_manifest, check_unchanged
 from data.prepare import prepare_run
 from data.prepared import Prepared
 from data.stream import BatchStream
@@ -26,16 +28,44 @@ def chosen_config(run: str | None, overrides: list[str], config_dir: Path | None
     return apply(load(RunFolder.find(run).run_yaml), overrides, config_dir)
 
 
-def prepared_rows(config: RunConfig) -> Prepared:
-    """The run's tokenized rows, prepared now where they are not yet."""
+def prepared_rows(config: RunConfig, run: str | None = None) -> Prepared:
+    """The run's tokenized rows, prepared now where they are not yet.
+
+    Raises:
+        UmbelError: ``run`` began with other data; names the file. Defining keys that differ from the run's
+            ask for other rows, which are not compared.
+    """
+    began_with = _began_with(run, config) if run else None
     with preparing() as report:
-        return prepare_run(config, say, report)
+        prepared = prepare_run(config, say, report, began_with)
+    if began_with is not None:
+        check_unchanged(began_with, prepared.manifest)
+    return prepared
+
+
+def kept_manifest(folder: RunFolder) -> Manifest | None:
+    """The manifest that a run keeps of the data it began with; None before its first start.
+
+    Raises:
+        UmbelError: another version of Umbel wrote it.
+    """
+    path = folder.path / "data.json"
+    if not path.is_file():
+        return None
+    manifest: Manifest = read_json(path)
+    check_manifest(manifest, str(path))
+    return manifest
+
+
+def _began_with(run: str, config: RunConfig) -> Manifest | None:
+    folder = RunFolder.find(run)
+    return None if differing_keys(load(folder.run_yaml), config) else kept_manifest(folder)
 
 
 def open_stream(config: RunConfig, run: str | None = None) -> BatchStream:
     """The run's batches by step."""
     left_out = files_left_out(RunFolder.find(run)) if run else None
-    return BatchStream(prepared_rows(config), config, left_out)
+    return BatchStream(prepared_rows(config, run), config, left_out)
 
 
 def start_before(stream: BatchStream, run: str | None, step: int) -> Start:

@@ -126,8 +126,8 @@ def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
 
 
 def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
-    """Prepare; refuse other data than the run began with, or more of it than its caps allow, before its
-    run.yaml is touched."""
+    """Prepare; refuse other data than the run began with, more of it than its caps allow, or changes to what
+    it has read, before its run.yaml is touched."""
     from data.manifest import check_unchanged
     from data.order.consumption import check_caps
     from data.prepare import prepare_run
@@ -142,6 +142,7 @@ def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
         check_unchanged(began_with, prepared.manifest)
     stream = BatchStream(prepared, config)
     check_caps(config.data, prepared.manifest, stream.order, stream.total)
+    preflight.check_change(config, folder, stream)
     for note in cut_examples(prepared.manifest):
         warn(note)
 

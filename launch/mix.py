@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from base.errors import UmbelError
-from base.files import read_json
 from configs.batch import sequences_at
 from configs.schema import RunConfig
 from data.order.consumption import check_caps, consumption
@@ -13,7 +12,7 @@ from data.order.global_order import GlobalOrder
 from data.order.sizes import sizes_of
 from data.order.weights import plan
 from data.sources import sources_of
-from launch.batches import prepared_rows
+from launch.batches import kept_manifest, prepared_rows
 from record.events import read_events
 from record.folder import RunFolder
 from record.jsonl import tail_lines
@@ -61,11 +60,8 @@ def mix_of(config: RunConfig, manifest: dict[str, Any], consumed_sequences: int 
 def manifest_of(folder: RunFolder | None, config: RunConfig, changed: bool) -> dict[str, Any]:
     """The manifest that a run keeps of its data; where there is none, or settings are ``changed``, that of
     the data itself, prepared now where it is not yet."""
-    kept = folder.path / "data.json" if folder else None
-    if kept is not None and kept.is_file() and not changed:
-        manifest: dict[str, Any] = read_json(kept)
-        return manifest
-    return prepared_rows(config).manifest
+    kept = kept_manifest(folder) if folder and not changed else None
+    return kept or prepared_rows(config).manifest
 
 
 def sequences_so_far(folder: RunFolder) -> int:

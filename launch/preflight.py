@@ -1,4 +1,4 @@
-"""What must hold before anything starts. Needs no torch; each check refuses in one line."""
+"""What must hold before anything starts; each check refuses in one line. Only a changed run needs torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from base.errors import UmbelError
+from checkpoint import manifest as manifests
+from checkpoint.folders import steps
 from configs.compose import differing_keys, load
 from configs.schema import RunConfig
 from launch import processes
 from record.folder import RunFolder
 from record.lock import RunLock, holder
+
+if TYPE_CHECKING:
+    from data.stream import BatchStream
 
 
 def check_same_run(config: RunConfig, folder: RunFolder) -> list[tuple[str, Any, Any]]:
@@ -23,6 +28,28 @@ def check_same_run(config: RunConfig, folder: RunFolder) -> list[tuple[str, Any,
     if not folder.run_yaml.is_file():
         return []
     return differing_keys(load(folder.run_yaml), config)
+
+
+def check_change(config: RunConfig, folder: RunFolder, stream: BatchStream) -> None:
+    """Refuse changed keys under which the newest checkpoint would have seen other batches.
+
+    The workers would refuse too, but by then ``run.yaml`` is changed, and with it every later start.
+
+    Raises:
+        UmbelError: names the checkpoint, and from where on the order may change.
+    """
+    if not check_same_run(config, folder):
+        return
+    from train.facts import check_order, check_position
+
+    for checkpoint in steps(folder.checkpoints).values():
+        try:
+            manifest = manifests.read(checkpoint)
+        except UmbelError:
+            continue  # The workers say so, and go on from the one before.
+        check_position(manifest, config.schedule, checkpoint)
+        check_order(manifest, stream.order, checkpoint)
+        return
 
 
 def check_one_node(config: RunConfig) -> None:

@@ -68,8 +68,10 @@ def check_parameters(manifest: dict[str, Any], model: torch.nn.Module, checkpoin
 
 
 def order_facts(order: GlobalOrder, sequences: int) -> dict[str, Any]:
-    """What a run has taken of the global order: its next number, and the rows of each source."""
+    """Which global order it is, and what a run has taken of it: the next number, the rows of each source."""
     return {
+        "seed": order.seed,
+        "lanes": order.lanes,
         "number": _next_number(order, sequences),
         "rows": {name: count for name, count in order.counts(sequences).items() if count},
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from base.files import read_json, write_json
+from base.files import read_json
 from configs.schema import RunConfig
-from data.manifest import check_unchanged
+from data.manifest import check_unchanged, write_manifest
 from data.order.consumption import check_caps
 from data.prepare import prepare_run
 from data.prepared import Prepared, check_vocabulary
@@ -37,11 +37,12 @@ def open_data(config: RunConfig, folder: RunFolder, world: World) -> Prepared:
             began with, on any process: nodes may have other files under the same names.
     """
     record = folder.path / "data.json"
-    prepared = prepare_run(config, began_with=read_json(record) if record.exists() else None)
+    began_with = read_json(record) if record.exists() else None
+    prepared = prepare_run(config, began_with=began_with)
     check_vocabulary(prepared, vocab_size(config.model))
-    if world.is_first and not record.exists():
+    if world.is_first and began_with is None:
         prepared.tokenizer.save(folder.path / "tokenizer")
-        write_json(record, prepared.manifest)
+        write_manifest(record, prepared.manifest)
     world.barrier()
     check_unchanged(read_json(record), prepared.manifest)
     return prepared

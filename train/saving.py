@@ -155,6 +155,7 @@ class Saver:
             "extra": {
                 "institution": self.config.cluster.institution,
                 "order": order_facts(self.stream.order, position.sequences),
+                **({"left_out": self.stream.left_out} if self.stream.left_out else {}),
                 **({"base": self.base} if self.base else {}),
             },
         }

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,7 +97,7 @@ class Ending:
 
     slots = False
 
-    def epoch(self, rows: Rows, corpus: Corpus, folder: Path, wish: Wish) -> Rows:
+    def epoch(self, rows: Rows, _corpus: Corpus, _folder: Path, _wish: Wish) -> Rows:
         return rows
 
 
@@ -134,18 +135,18 @@ def load(name: str) -> Adapter:
     return adapter
 
 
-def versions(adapter: Adapter) -> dict[str, str]:
+def versions(requires: Iterable[str]) -> dict[str, str]:
     """Version of each distribution behind a tool."""
     found = {}
-    for name in adapter.requires:
+    for name in requires:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
+            found[name] = "of this repository"
     return found
 
 
 def chunks(items: list[Any], count: int) -> Iterable[list[Any]]:
     """``items`` cut into ``count`` parts of nearly equal length."""
     edges = [len(items) * index // count for index in range(count + 1)]
-    return (items[first:stop] for first, stop in zip(edges, edges[1:], strict=False))
+    return (items[first:stop] for first, stop in pairwise(edges))

@@ -6,9 +6,9 @@ As in https://huggingface.co/docs/datasets/stream: `interleave_datasets`, then `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -21,6 +21,8 @@ from peers import SEED, Corpus, Ending, Place, Rows, Wish, chunks
 
 # Only a pause before threads end, after https://github.com/apache/arrow/issues/45214; the data are the same.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
+datasets.disable_progress_bars()
+datasets.logging.set_verbosity_error()
 
 SHARDS = 24
 """Files per source. Each world size of the test divides it, so that `split_dataset_by_node` gives whole
@@ -33,7 +35,7 @@ class Datasets(Ending):
     name = "datasets"
     requires = ("datasets", "torchdata")
     filters = packs = mixes = True
-    shuffling: Mapping[str, int] = {"buffer_size": 100}
+    shuffling: ClassVar[dict[str, int]] = {"buffer_size": 100}
 
     def write(self, folder: Path, corpus: Corpus) -> None:
         for source, documents in corpus.sources.items():
@@ -75,7 +77,7 @@ class WithoutBuffer(Datasets):
     """Only the order of the files is shuffled: no buffer whose rows a resume could lose."""
 
     name = "datasets, no buffer"
-    shuffling = {"buffer_size": 1, "max_buffer_input_shards": 1}
+    shuffling: ClassVar = {"buffer_size": 1, "max_buffer_input_shards": 1}
 
 
 class Loader:

@@ -6,20 +6,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from peers import SEED, Rows
+from peers.hf import datasets
 from peers.packing import pack
 from peers.speed import BATCH, Material, Mode
-
-# Only a pause before threads end, after https://github.com/apache/arrow/issues/45214; the data are the same.
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
-datasets.disable_progress_bars()
-datasets.logging.set_verbosity_error()
 
 PROBES = (0.01, 0.5, 0.99)
 """Where a stream is resumed: its state there can only be had by reading up to it."""
@@ -61,7 +56,7 @@ class Speed:
             stream.load_state_dict(json.loads(state))
         while True:
             loader = DataLoader(Packed(stream, material), batch_size=BATCH, num_workers=workers)
-            yield from (batch.numpy() for batch in loader)
+            yield from (batch.long().numpy() for batch in loader)
             # A stream that was given a state begins there again in each epoch.
             stream = texts_of(material)
 
@@ -111,4 +106,4 @@ def texts_of(material: Material) -> Any:
 
 
 def collate(rows: list[dict[str, Any]]) -> Rows:
-    return np.stack([row["input_ids"] for row in rows])
+    return np.stack([row["input_ids"] for row in rows]).astype(np.int64)

@@ -37,7 +37,7 @@ class Lightning(Ending):
         rows = [row for documents in corpus.sources.values() for row in documents]
         write_tokens(folder / "all", rows, corpus.length)
 
-    def open(self, folder: Path, place: Place, wish: Wish, states: list[Any] | None) -> Loader:
+    def open(self, folder: Path, place: Place, _wish: Wish, states: list[Any] | None) -> Loader:
         return Loader(tokens(folder / "all"), place, states)
 
 
@@ -51,7 +51,7 @@ class Combined(Lightning):
         for source, documents in corpus.sources.items():
             write_tokens(folder / source, documents, corpus.length)
 
-    def open(self, folder: Path, place: Place, wish: Wish, states: list[Any] | None) -> Loader:
+    def open(self, folder: Path, place: Place, _wish: Wish, states: list[Any] | None) -> Loader:
         names = sorted(path.name for path in folder.iterdir() if path.is_dir())
         parts = [tokens(folder / name) for name in names]
         return Loader(CombinedStreamingDataset(parts, seed=SEED, iterate_over_all=True), place, states)

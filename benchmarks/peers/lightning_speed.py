@@ -58,7 +58,7 @@ class Speed:
             if taken:
                 dataset.load_state_dict(state)
             loader = DataLoader(Packed(dataset, material), batch_size=BATCH, num_workers=workers)
-        return (batch.numpy() for batch in endless(loader))
+        return (batch.long().numpy() for batch in endless(loader))
 
 
 class Packed(IterableDataset[torch.Tensor]):

@@ -1,10 +1,12 @@
-"""One tool's measurements: ``python -m peers.measure TOOL FOLDER LENGTH``, requests on stdin, answers on stdout.
+"""One tool's measurements: ``python -m peers.measure TOOL FOLDER LENGTH``, a request a line on stdin.
 
-The tool is imported once; each request is served by a fork, whose memory and caches are its own.
+Answers go to stdout. The tool is imported once; each request is served by a fork, whose memory and caches are
+its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -20,7 +22,7 @@ import psutil
 import pyarrow.parquet as pq
 import tokenizers
 
-from peers import Missing, Rows
+from peers import Missing, Rows, versions
 from peers.packing import AT_A_TIME, ids_of
 from peers.speed import BATCH, Material, Mode, Speed, load_speed
 
@@ -33,22 +35,27 @@ BURST_ROWS, WARM_BURSTS = 64, 4
 
 
 class Bare:
-    """The tokenizer alone, on one thread: texts in memory to arrays of ids."""
+    """The tokenizer alone, on one thread: texts in memory to arrays of ids, in the order of Umbel's stream,
+    because some texts take longer than others."""
 
     requires = ("tokenizers",)
 
-    def write(self, material: Material, mode: Mode) -> None:
+    def write(self, _material: Material, _mode: Mode) -> None:
         pass
 
-    def open(self, material: Material, mode: Mode, workers: int, at: float | None) -> Iterator[Rows]:
+    def open(self, material: Material, _mode: Mode, _workers: int, _at: float | None) -> Iterator[Rows]:
         backend = tokenizers.Tokenizer.from_file(str(material.tokenizer))
-        texts = cycle([text for path in material.texts for text in pq.read_table(path)["text"].to_pylist()])
+        found = [text for path in material.texts for text in pq.read_table(path)["text"].to_pylist()]
+        texts = cycle([found[number] for number in json.loads(material.order.read_text())])
         while True:
             yield from ids_of(backend, list(islice(texts, AT_A_TIME)))
 
 
 class Memory(threading.Thread):
-    """Watches the proportional set size of this process and its children, twice a second."""
+    """Watches what this process and its children hold of memory, twice a second.
+
+    Proportional, so that what forks share counts once; without mapped files, which the kernel takes back.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -62,10 +69,8 @@ class Memory(threading.Thread):
     def look(self) -> None:
         process, total = psutil.Process(), 0
         for each in [process, *process.children(recursive=True)]:
-            try:
-                total += each.memory_full_info().pss
-            except psutil.Error:
-                continue
+            with contextlib.suppress(OSError):
+                total += held_by(each.pid)
         self.seen.append(total)
 
     def end(self) -> None:
@@ -74,9 +79,16 @@ class Memory(threading.Thread):
         self.look()
 
 
+def held_by(pid: int) -> int:
+    """Bytes; `Documentation/filesystems/proc.rst` of the kernel says what the fields are."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    fields = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return 1024 * (fields["Pss_Anon"] + fields["Pss_Shmem"])
+
+
 def read(speed: Speed, material: Material, request: dict[str, Any]) -> dict[str, Any]:
-    """Tokens per second after the first bursts, seconds to the first batch, and memory in bytes: the peak, and
-    how much of it came in the second half.
+    """Tokens per second after the first bursts, seconds to the first batch, and memory in bytes: the peak,
+    and what it was at each quarter of the time.
 
     What a tool makes ahead comes in bursts; the clock runs between the ends of two.
     """
@@ -96,9 +108,8 @@ def read(speed: Speed, material: Material, request: dict[str, Any]) -> dict[str,
             tokens += next(stream).size
         end = time.perf_counter()
     memory.end()
-    seen = memory.seen
-    growth = seen[-1] - seen[len(seen) // 2 - 1] if len(seen) > 2 else 0
-    return {"rate": tokens / (end - start), "first": first, "peak": max(seen), "growth": growth}
+    quarters = [memory.seen[index * (len(memory.seen) - 1) // 4] for index in range(5)]
+    return {"rate": tokens / (end - start), "first": first, "peak": max(memory.seen), "quarters": quarters}
 
 
 def resume(speed: Speed, material: Material, request: dict[str, Any]) -> dict[str, Any]:
@@ -128,18 +139,6 @@ def serve(speed: Speed, material: Material, request: dict[str, Any], out: Any) -
     os._exit(0)
 
 
-def versions(speed: Speed) -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in speed.requires:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "of this repository"
-    return found
-
-
 def main(tool: str, folder: str, length: str) -> None:
     material = Material(Path(folder), int(length))
     try:
@@ -147,7 +146,7 @@ def main(tool: str, folder: str, length: str) -> None:
     except Missing as missing:
         print(json.dumps({"missing": str(missing)}), flush=True)
         return
-    print(json.dumps({"versions": versions(speed)}), flush=True)
+    print(json.dumps({"versions": versions(speed.requires)}), flush=True)
     fork = multiprocessing.get_context("fork")
     for line in sys.stdin:
         receiver, sender = fork.Pipe(duplex=False)

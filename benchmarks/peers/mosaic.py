@@ -39,6 +39,7 @@ def _stand_in_for_torchvision() -> None:
 _stand_in_for_torchvision()
 
 from streaming import MDSWriter, Stream, StreamingDataLoader, StreamingDataset  # noqa: E402
+from streaming.base.util import clean_stale_shared_memory  # noqa: E402
 
 
 class Mosaic(Ending):
@@ -50,13 +51,14 @@ class Mosaic(Ending):
     mixes = True
 
     def write(self, folder: Path, corpus: Corpus) -> None:
+        clean_stale_shared_memory()  # of processes that were killed
         for source, documents in corpus.sources.items():
             columns = {"input_ids": "ndarray:int32"}
             with MDSWriter(out=str(folder / source), columns=columns, size_limit="8kb") as out:
                 for document in documents:
                     out.write({"input_ids": np.array(document, np.int32)})
 
-    def open(self, folder: Path, place: Place, wish: Wish, states: list[Any] | None) -> Loader:
+    def open(self, folder: Path, place: Place, _wish: Wish, states: list[Any] | None) -> Loader:
         names = sorted(path.name for path in folder.iterdir() if path.is_dir())
         dataset = StreamingDataset(
             # Each row once an epoch; proportions would round.

@@ -54,7 +54,7 @@ class Speed:
             )
         else:
             loader = DataLoader(Packed(dataset, material), batch_size=BATCH, num_workers=workers)
-        return (batch.numpy() for batch in endless(loader))
+        return (batch.long().numpy() for batch in endless(loader))
 
 
 class Packed(IterableDataset[torch.Tensor]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,9 @@ class Umbel:
         """The tokens of the first epoch among the rows of a whole run, in order of their slots."""
         config = self.config(folder, Place(), wish)
         stream = BatchStream(prepare_run(config), config)
-        firsts = {name: (ids[0][0], ids[-1][-1]) for name, ids in corpus.sources.items()}
-        return np.concatenate([self.first_epoch(rows, stream, name, firsts[name], corpus) for name in firsts])
+        return np.concatenate([self.first_epoch(rows, stream, name, corpus) for name in corpus.sources])
 
-    def first_epoch(
-        self, rows: Rows, stream: BatchStream, name: str, bounds: tuple[int, int], corpus: Corpus
-    ) -> Rows:
+    def first_epoch(self, rows: Rows, stream: BatchStream, name: str, corpus: Corpus) -> Rows:
         raise NotImplementedError
 
 
@@ -99,9 +96,7 @@ class Prepared(Umbel):
     name = "umbel prepared"
     mode = "prepared"
 
-    def first_epoch(
-        self, rows: Rows, stream: BatchStream, name: str, bounds: tuple[int, int], corpus: Corpus
-    ) -> Rows:
+    def first_epoch(self, rows: Rows, stream: BatchStream, name: str, _corpus: Corpus) -> Rows:
         """As many rows of the source as it has: the order deals them out in rounds, so by their ordinals."""
         picks = [stream.order.pick(stream.order.number(slot)) for slot in range(len(rows))]
         size = len(stream.prepared.rows(name, "train"))
@@ -112,22 +107,20 @@ class Streaming(Umbel):
     name = "umbel streaming"
     mode = "streaming"
 
-    def first_epoch(
-        self, rows: Rows, stream: BatchStream, name: str, bounds: tuple[int, int], corpus: Corpus
-    ) -> Rows:
+    def first_epoch(self, rows: Rows, stream: BatchStream, name: str, corpus: Corpus) -> Rows:
         """In each lane as many tokens as its share of the source's documents has: an epoch ends lane by
         lane, and lanes may be a few documents apart."""
-        lanes, order = stream.order.lanes, stream._sources[name].order
-        keeps: Callable[[int], bool] = lambda number: (
-            not stream.data.sources[name].filters.columns or number % 2 == 0
-        )
+        lanes, order, documents = stream.order.lanes, stream._sources[name].order, corpus.sources[name]
+        filtered = bool(stream.data.sources[name].filters.columns)
+        first, last = documents[0][0], documents[-1][-1]
         found = []
         for lane in range(lanes):
             mine = rows[lane::lanes]
-            tokens = mine[_of(mine, bounds)].ravel()
+            # Rows never mix sources.
+            tokens = mine[(mine.max(axis=1) >= first) & (mine.max(axis=1) <= last)].ravel()
             numbers = [order.number(position) for position in range(lane, order.epoch_length, lanes)]
-            documents = [corpus.sources[name][each] for each in numbers if each is not None and keeps(each)]
-            found.append(tokens[tokens > 0][: sum(map(len, documents))])
+            kept = [each for each in numbers if each is not None and not (filtered and each % 2)]
+            found.append(tokens[tokens > 0][: sum(len(documents[each]) for each in kept)])
         return np.concatenate(found)
 
 
@@ -151,9 +144,3 @@ class Reader:
 
 def _rows(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
-
-
-def _of(rows: Rows, bounds: tuple[int, int]) -> np.ndarray:
-    """Which rows are of the source whose tokens lie between the bounds: rows never mix sources."""
-    tokens = rows.max(axis=1)
-    return (tokens >= bounds[0]) & (tokens <= bounds[1])

@@ -24,7 +24,8 @@ class Speed:
     requires = ("umbel", "tokenizers", "grain", "pyarrow")
 
     def write(self, material: Material, mode: Mode) -> None:
-        prepared = prepare_run(config_of(material, mode, 0))
+        config = config_of(material, mode, 0)
+        prepared = prepare_run(config)
         if mode == "prepared":
             table = prepared.rows("text", "train")
             rows = np.lib.format.open_memmap(
@@ -33,7 +34,10 @@ class Speed:
             for index in range(len(table)):
                 rows[index] = table.row(index).ids[:-1]
             rows.flush()
-        write_json(material.folder / f"umbel-{mode}.json", prepared.manifest)
+        else:
+            source = BatchStream(prepared, config)._sources["text"]
+            numbers = [source.order.number(position) for position in range(source.order.epoch_length)]
+            write_json(material.order, [number for number in numbers if number is not None])
 
     def open(self, material: Material, mode: Mode, workers: int, at: float | None) -> Iterator[Rows]:
         config = config_of(material, mode, workers)

@@ -1,4 +1,4 @@
-"""Texts to rows of tokens on the way, for the tools that leave this to their user: the same for all of them."""
+"""Texts to rows of tokens on the way, for the tools that leave this to their user: the same for all."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def read_segment(
             for rank in range(segment.world_size)
         ]
         _run(adapter, folder, places, wish, task)
-        told = [json.loads((task / f"{place.rank}.json").read_text()) for place in places]
+        told = [_told(task / f"{place.rank}.json") for place in places]
         if errors := [each["error"] for each in told if "error" in each]:
             raise Refused(errors[0])
         parts = [np.load(task / f"{place.rank}.npy") for place in places]
@@ -72,6 +72,13 @@ def read_segment(
         rows = np.concatenate([part[step] for part in parts if step < len(part)])
         steps.append(rows[rows[:, 0] >= 0])
     return _in_order(steps) if adapter.slots else steps, [each.get("state") for each in told]
+
+
+def _told(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise Refused("a rank died")
+    told: dict[str, Any] = json.loads(path.read_text())
+    return told
 
 
 def _in_order(steps: list[Rows]) -> list[Rows]:
@@ -157,8 +164,8 @@ def _describe(error: Exception) -> str:
     text = str(error).strip()
     frame = traceback.extract_tb(error.__traceback__)[-1]
     lines = text.splitlines() or [linecache.getline(frame.filename, frame.lineno or 0).strip()]
-    # What a DataLoader's worker raised ends with it.
-    return f"{type(error).__name__}: {lines[-1] if text.startswith('Caught ') else lines[0]}"
+    # What a DataLoader's worker raised ends with it, by name.
+    return lines[-1] if text.startswith("Caught ") else f"{type(error).__name__}: {lines[0]}"
 
 
 def _free_port() -> int:

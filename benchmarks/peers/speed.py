@@ -39,6 +39,11 @@ class Material:
     def tokenizer(self) -> Path:
         return self.folder / "tokenizer" / "tokenizer.json"
 
+    @property
+    def order(self) -> Path:
+        """The numbers of an epoch of texts in the order in which Umbel reads them."""
+        return self.folder / "order.json"
+
     def rows(self) -> Rows:
         rows: Rows = np.load(self.folder / "rows.npy", mmap_mode="r")
         return rows
@@ -57,7 +62,7 @@ class Speed(Protocol):
         """Make the tool's own format, in `Material.own`."""
 
     def open(self, material: Material, mode: Mode, workers: int, at: float | None) -> Iterator[Rows]:
-        """Batches of `BATCH` rows without end, shuffled, on one rank.
+        """Batches of `BATCH` rows without end, shuffled, on one rank; int64, as models take them.
 
         ``at``: as a run that resumes after that share of an epoch.
         """

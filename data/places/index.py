@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from base.errors import UmbelError
 from data.files import FoundFile, SourceFile
 from data.places.known import Known
+from data.places.locks import locked
 from data.places.measure import measure
 from data.places.remote import fetched_path, remove
 from data.places.retry import ChangedFile
@@ -54,18 +56,42 @@ def index(
     Raises:
         UmbelError: a file that cannot be read, or that changes while it is read.
     """
-    known = Known(store)
+    with _first_alone(store, found) as known:
+        return _index(found, known, _Room(folder, keep_bytes), trust_etag, skip_bad, say)
+
+
+@contextlib.contextmanager
+def _first_alone(store: Path, found: Sequence[FoundFile]) -> Iterator[Known]:
+    """What is known, for whoever counts. All processes of a node start at once: one of them counts, and the
+    others wait to find it done; what it could not count they then try side by side."""
+    known, waited = Known(store), threading.Event()
+    with contextlib.ExitStack() as stack:
+        if not all(map(known.get, found)):
+            with contextlib.suppress(OSError):  # a read-only cache costs time, and nothing else
+                stack.enter_context(locked(store, waited.set))
+            known = Known(store)
+            if waited.is_set():
+                stack.close()
+        yield known
+
+
+def _index(
+    found: Sequence[FoundFile],
+    known: Known,
+    room: _Room,
+    trust_etag: bool,
+    skip_bad: bool,
+    say: Callable[[str], None],
+) -> Index:
     results = {file.location: result for file in found if (result := known.get(file))}
     fresh = [file for file in found if file.location not in results]
     if len(fresh) >= WORTH_TELLING:
         say(f"counting the rows of {len(fresh)} files")
 
-    room = _Room(folder, keep_bytes)
-
     def attempt(file: FoundFile) -> tuple[SourceFile | None, int]:
         seen = time.time_ns()
         try:
-            result = measure(file, folder, trust_etag)
+            result = measure(file, room.folder, trust_etag)
             room.take(result)
             return result, seen
         except ChangedFile:
@@ -97,7 +123,7 @@ class _Room:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._left = limit - sum(file.stat().st_size for file in folder.glob("*"))
+        self._left = limit - sum(map(_size, folder.glob("*")))
 
     def take(self, file: SourceFile) -> None:
         if fetched_path(file, self.folder).is_file():
@@ -108,3 +134,10 @@ class _Room:
                 remove(file, self.folder)
                 with self._lock:
                     self._left += file.size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # another process has just removed it
+        return 0

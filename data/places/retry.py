@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,8 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before the second try, and the most before any: ten tries last about four minutes."""
 LONGEST_RETRY_AFTER = 600.0
 LONGEST_REASON = 200
+QUERY = re.compile(r"(?<=\S)\?[^\s'\"<>)]+=[^\s'\"<>)]*")
+"""Of a URL: servers redirect to signed ones, and errors quote them."""
 STALL_SECONDS = 60.0
 """A connection on which no byte came for so long is given up, and tried again."""
 
@@ -129,6 +132,7 @@ def _told(error: Exception, location: str, attempts: int) -> UmbelError:
         return BadFile("is not there", where=location, fix="check the address")
     *_, root = _causes(error)
     said = root if isinstance(error, FileNotFoundError) else error
-    reason = redact(" ".join(str(said).split()))[:LONGEST_REASON] or type(said).__name__
+    words = QUERY.sub("", " ".join(str(said).split()))
+    reason = redact(words)[:LONGEST_REASON] or type(said).__name__
     tried = f" after {attempts} tries" if attempts > 1 else ""
     return BadFile(f"cannot be fetched{tried} ({reason})", where=location)

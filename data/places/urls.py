@@ -57,6 +57,9 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     protocol = url.partition("://")[0]
+    if "::" in url:
+        # A config may come from another institution, and chains reach all that fsspec can do.
+        raise UmbelError("chained URLs (::) are not read", where=url, fix="name the files themselves")
     try:
         system, path = url_to_fs(url, use_listings_cache=False, **_timeouts(protocol))
     except ImportError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from base.errors import UmbelError
+from base.errors import RunFailed
 from data.files import Kind, SourceFile
 from data.places.retry import BadFile, ChangedFile
 
@@ -29,14 +29,14 @@ def naming(place: str, what: str = "cannot be read") -> Iterator[None]:
 
     Raises:
         BadFile: the file is missing, cut off or damaged.
-        UmbelError: this process has no memory or no file handles left.
+        RunFailed: this process has no memory or no file handles left.
     """
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         local = isinstance(error, MemoryError) or getattr(error, "errno", None) in NOT_THE_FILES_FAULT
         reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-        raise (UmbelError if local else BadFile)(f"{what} ({reason})", where=place) from error
+        raise (RunFailed if local else BadFile)(f"{what} ({reason})", where=place) from error
 
 
 def changed(place: str, file: SourceFile, found: str) -> ChangedFile:

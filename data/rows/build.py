@@ -1,7 +1,7 @@
 """One source to its shards, in steps that survive a kill.
 
-Parts are tokenized by `data.rows.workers` in any order and packed here in theirs: the rows are the same whatever
-the number of workers. A part becomes a shard of each split (several, where it is large); then
+Parts are tokenized by `data.rows.workers` in any order and packed here in theirs: the rows are the same
+whatever the number of workers. A part becomes a shard of each split (several, where it is large); then
 `data.rows.progress` records it.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from configs.schema import Data, Filters
 from data.files import OpenSource
-from data.manifest import SPLITS
+from data.manifest_shape import SPLITS
 from data.places.remote import remove
 from data.report import Report
 from data.rows.pack import Row, best_fit, one_per_row, pack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,11 +33,13 @@ SAMPLE_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Totals by split; the source's size as its beginning suggests; how often each id was a target there."""
+    """Totals by split; the source's size as its beginning suggests; how often each id was a target there;
+    and the hash of that beginning's tokens: another version of a library may cut a text otherwise."""
 
     totals: dict[str, SplitTotals]
     estimate: dict[str, float]
     target_counts: npt.NDArray[np.int64]
+    sample: str
 
 
 @dataclass
@@ -66,7 +69,8 @@ def build_held_out(
     pack_group({"train": [], "held_out": _first_rows(scan.held_out, data)}, site.folder, data, progress)
     for file in source.files:
         remove(file, site.fetched)
-    return HeldOut(progress.splits, _estimate(source, scan), _target_counts(scan.sample, tokenizer))
+    counts, sample = _target_counts(scan.sample, tokenizer), _sha256(scan.sample)
+    return HeldOut(progress.splits, _estimate(source, scan), counts, sample)
 
 
 def _scan(documents: Iterable[Document], source: OpenSource, data: Data, tokenizer: TextTokenizer) -> _Scan:
@@ -129,3 +133,10 @@ def _target_counts(examples: list[Example], tokenizer: TextTokenizer) -> npt.NDA
         targets = learned(len(example.ids), np.array([len(example.ids)], np.int32), example.mask)
         counts += np.bincount(example.ids[targets], minlength=tokenizer.vocab_size)
     return counts
+
+
+def _sha256(examples: list[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(len(example.ids).to_bytes(8, "big") + example.ids.astype("<i4").tobytes())
+    return digest.hexdigest()

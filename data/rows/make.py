@@ -14,7 +14,8 @@ from base.files import write_text
 from configs.schema import Data, Filters
 from data.card import data_card
 from data.files import OpenSource
-from data.manifest import SPLITS, Manifest, about, fingerprint, write_manifest
+from data.manifest import NAME, Manifest, about, fingerprint, write_manifest
+from data.manifest_shape import SPLITS
 from data.places.retry import BadFile, ChangedFile
 from data.prepared import Prepared
 from data.report import Report
@@ -72,7 +73,7 @@ class Making:
         }
         manifest["fingerprint"] = fingerprint(manifest)
         write_text(self.folder / CARD, data_card(manifest, self.data))
-        write_manifest(self.folder, manifest)
+        write_manifest(self.folder / NAME, manifest)
         for file in self.folder.glob(f"*/{PROGRESS}"):
             file.unlink()
 
@@ -99,6 +100,7 @@ class Making:
             if not found.estimate["documents"]:
                 raise no_documents(source, self._filters(name))
             manifest["sources"][name] |= {split: asdict(found.totals[split]) for split in SPLITS}
+            manifest["sources"][name]["sample"] = found.sample
             estimates[name] = found.estimate
             counts += found.target_counts
             self.report("held-out rows", number, len(self.sources), "sources")

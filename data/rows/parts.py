@@ -14,6 +14,7 @@ from pathlib import Path
 from configs.schema import Filters
 from data.document import Document
 from data.files import OpenSource, Reading, SourceFile
+from data.places.pins import check_local
 from data.places.remote import fetch
 from data.readers import read
 
@@ -81,10 +82,21 @@ def parts_of(source: OpenSource) -> list[Part]:
 def documents_of(
     spans: Iterable[Span], reading: Reading, filters: Filters, folder: Path
 ) -> Iterator[Document]:
-    """The documents of some spans, in order. Files that lie elsewhere are fetched into ``folder``."""
+    """The documents of some spans, in order. Files that lie elsewhere are fetched into ``folder``.
+
+    Raises:
+        BadFile, ChangedFile: a file that cannot be had, is not what it was, or is written to meanwhile.
+    """
     for span in spans:
         path = fetch(span.file, folder)
         yield from read(path, span.file, reading, filters, span.first, span.start, span.stop)
+        check_still(span.file)
+
+
+def check_still(file: SourceFile) -> None:
+    """Find out whether a local file was written to while it was read. A fetched one is nobody else's."""
+    if not file.is_remote:
+        check_local(file)
 
 
 def whole(source: OpenSource) -> Iterator[Span]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from base.files import fsync_dir
-from data.manifest import SPLITS
+from data.manifest_shape import SPLITS
 from data.rows.pack import Row
 from data.rows.shards import copy_of
 
@@ -84,7 +84,8 @@ class ProgressFile:
 
     def add(self, progress: Progress) -> None:
         """Record one more part: the totals so far, and the shards that are new."""
-        totals = {split: asdict(progress.splits[split]) for split in SPLITS}
+        # Not asdict, which would copy every shard there is for each part.
+        totals = {split: dict(vars(progress.splits[split])) for split in SPLITS}
         new = {split: totals[split].pop("shards")[self._written[split] :] for split in SPLITS}
         carries = {split: carry and _plain(carry) for split, carry in progress.carries.items()}
         line = {

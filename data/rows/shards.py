@@ -2,13 +2,15 @@
 
 Columns: ``input_ids`` list<int32>, ``doc_lens`` list<int32>, ``doc_ids`` list<int64>, and for chats
 ``labels_mask`` list<bool>. The Parquet file is what is kept, checked and copied between machines: every page
-carries a checksum. The Arrow file is memory-mapped, so that a full shuffle costs nothing; where it is missing
-or cut short it is made again.
+carries a checksum. The Arrow file is memory-mapped, so that a full shuffle costs nothing. It adds a checksum
+of each row, ``crc32``, and the shard's sha256; where it is missing, cut short or of other rows it is made
+again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from base.files import atomic_file
 from data.rows.pack import Numbers, Row
 from data.tokens.encode import Ids, Mask
 
+COLUMNS = ("input_ids", "doc_lens", "doc_ids", "labels_mask")
+CRC32, SHA256 = "crc32", b"sha256"
 ROWS_PER_GROUP = 1000
 MAPPED = 4096
 """Arrow files held open at once: the kernel allows a process some 65,000 maps."""
@@ -45,8 +49,9 @@ def write_shard(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
             write_statistics=False,
             write_page_checksum=True,
         )
-    _write_copy(path, batch)
-    return {"name": path.name, "rows": len(rows), "sha256": _sha256(batch)}
+    sha256 = _sha256(batch)
+    _write_copy(path, batch, sha256)
+    return {"name": path.name, "rows": len(rows), "sha256": sha256}
 
 
 def copy_of(path: Path) -> Path:
@@ -69,10 +74,14 @@ def write_copy(path: Path, sha256: str) -> None:
         raise UmbelError(what, where=str(path), fix=fix) from error
     if len(batches) != 1 or _sha256(batches[0]) != sha256:
         raise UmbelError("does not hold the rows that the manifest names", where=str(path), fix=fix)
-    _write_copy(path, batches[0])
+    _write_copy(path, batches[0], sha256)
 
 
-def _write_copy(path: Path, batch: pa.RecordBatch) -> None:
+def _write_copy(path: Path, batch: pa.RecordBatch, sha256: str) -> None:
+    columns = _columns(batch)
+    sums = [_crc32(_row(columns, number)) for number in range(batch.num_rows)]
+    batch = batch.append_column(CRC32, pa.array(sums, pa.uint32()))
+    batch = batch.replace_schema_metadata({SHA256: sha256})
     with atomic_file(copy_of(path)) as file, pa.ipc.new_stream(file, batch.schema) as writer:
         writer.write_batch(batch)
 
@@ -106,11 +115,35 @@ def _sha256(batch: pa.RecordBatch) -> str:
 
 @dataclass(frozen=True)
 class _Column:
+    """A list column; its offsets as a memoryview, which gives an int ten times as fast as numpy does."""
+
     values: npt.NDArray[Any]
-    offsets: Ids
+    offsets: memoryview
 
     def __getitem__(self, row: int) -> npt.NDArray[Any]:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+_Shard = tuple[dict[str, _Column], memoryview]
+"""The columns of a copy, and the checksums of its rows."""
+
+
+def _columns(batch: pa.RecordBatch) -> dict[str, _Column]:
+    return {
+        name: _Column(column.values.to_numpy(zero_copy_only=False), memoryview(column.offsets.to_numpy()))
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        if name in COLUMNS
+    }
+
+
+def _row(columns: dict[str, _Column], row: int) -> Row:
+    mask = columns["labels_mask"][row] if "labels_mask" in columns else None
+    return Row(columns["input_ids"][row], mask, columns["doc_lens"][row], columns["doc_ids"][row])
+
+
+def _crc32(row: Row) -> int:
+    found = zlib.crc32(row.doc_ids.data, zlib.crc32(row.doc_lens.data, zlib.crc32(row.ids.data)))
+    return found if row.mask is None else zlib.crc32(row.mask.data, found)
 
 
 class RowTable:
@@ -124,14 +157,25 @@ class RowTable:
     def __init__(self, folder: Path, shards: Sequence[dict[str, Any]]) -> None:
         self._folder, self._entries = folder, shards
         self._ends = np.cumsum([shard["rows"] for shard in shards], dtype=np.int64).tolist()
-        self._open: dict[int, dict[str, _Column]] = {}
+        self._open: dict[int, _Shard] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def row(self, row: int) -> Row:
-        """All of a row."""
-        return Row(self.ids(row), self.mask(row), self.doc_lens(row), self.doc_ids(row))
+        """All of a row.
+
+        Raises:
+            UmbelError: its bytes in the Arrow copy are not those that were written.
+        """
+        shard, inner = self._locate(row)
+        columns, sums = self._shard(shard)
+        found = _row(columns, inner)
+        if _crc32(found) != sums[inner]:
+            path = copy_of(self._folder / self._entries[shard]["name"])
+            fix = "delete it: it is made again from the Parquet file beside it"
+            raise UmbelError(f"is damaged (row {inner})", where=str(path), fix=fix)
+        return found
 
     def ids(self, row: int) -> Ids:
         """The tokens of a row, without a copy."""
@@ -147,14 +191,15 @@ class RowTable:
 
     def mask(self, row: int) -> Mask | None:
         """Which tokens are to be learned; None where all are."""
-        columns, inner = self._locate(row)
+        shard, inner = self._locate(row)
+        columns, _ = self._shard(shard)
         return columns["labels_mask"][inner] if "labels_mask" in columns else None
 
     def target_counts(self, vocab_size: int, shards: int) -> npt.NDArray[np.int64]:
         """How often each id is a target (first in no document, not masked) in the first ``shards``, by id:
         int64 [vocab_size]."""
         counts = np.zeros(vocab_size, np.int64)
-        for columns in map(self._shard, range(min(shards, len(self._entries)))):
+        for columns, _ in map(self._shard, range(min(shards, len(self._entries)))):
             tokens, mask = columns["input_ids"], columns.get("labels_mask")
             learned = np.ones(len(tokens.values), bool) if mask is None else mask.values.copy()
             ends = np.cumsum(columns["doc_lens"].values, dtype=np.int64)
@@ -164,35 +209,40 @@ class RowTable:
         return counts
 
     def _cell(self, column: str, row: int) -> npt.NDArray[Any]:
-        columns, inner = self._locate(row)
-        return columns[column][inner]
+        shard, inner = self._locate(row)
+        return self._shard(shard)[0][column][inner]
 
-    def _locate(self, row: int) -> tuple[dict[str, _Column], int]:
+    def _locate(self, row: int) -> tuple[int, int]:
+        """The shard that holds a row, and the row in it."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         shard = bisect_right(self._ends, row)
-        return self._shard(shard), row - (self._ends[shard - 1] if shard else 0)
+        return shard, row - (self._ends[shard - 1] if shard else 0)
 
-    def _shard(self, index: int) -> dict[str, _Column]:
+    def _shard(self, index: int) -> _Shard:
         if index not in self._open:
             if len(self._open) >= MAPPED:
                 self._open.pop(next(iter(self._open)))
             self._open[index] = self._map(index)
         return self._open[index]
 
-    def _map(self, index: int) -> dict[str, _Column]:
+    def _map(self, index: int) -> _Shard:
         entry = self._entries[index]
         path = self._folder / entry["name"]
         try:
-            batch = _read_copy(path)
-        except (OSError, pa.ArrowInvalid, StopIteration):
+            batch = _read_copy(path, entry["sha256"])
+        except (OSError, pa.ArrowInvalid, StopIteration, _OtherRows):
             write_copy(path, entry["sha256"])
-            batch = _read_copy(path)
-        return {
-            name: _Column(column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy())
-            for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        }
+            batch = _read_copy(path, entry["sha256"])
+        return _columns(batch), memoryview(batch[CRC32].to_numpy())
 
 
-def _read_copy(path: Path) -> pa.RecordBatch:
-    return pa.ipc.open_stream(pa.memory_map(str(copy_of(path)))).read_next_batch()
+class _OtherRows(Exception):
+    """The copy of another shard of that name."""
+
+
+def _read_copy(path: Path, sha256: str) -> pa.RecordBatch:
+    batch = pa.ipc.open_stream(pa.memory_map(str(copy_of(path)))).read_next_batch()
+    if (batch.schema.metadata or {}).get(SHA256) != sha256.encode():
+        raise _OtherRows
+    return batch

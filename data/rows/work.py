@@ -9,7 +9,7 @@ from pathlib import Path
 from configs.schema import Filters
 from data.document import Document, is_held_out, take_bytes
 from data.files import Reading
-from data.rows.parts import Part, documents_of
+from data.rows.parts import Part, check_still, documents_of
 from data.rows.spool import Split, write_examples
 from data.tokens.encode import encode
 from data.tokens.tokenizer import TextTokenizer
@@ -60,6 +60,9 @@ def work(job: Job, tokenizer: TextTokenizer, tick: Tick = lambda *_: None) -> Do
             tick((batch[-1].number + 1 - job.part.first) / job.part.rows, done.bytes)
 
     write_examples(job.spool, batches())
+    if done.is_cut:  # in the midst of a file
+        for span in job.part.spans:
+            check_still(span.file)
     return done
 
 

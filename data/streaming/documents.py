@@ -36,7 +36,7 @@ from data.readers.record import chat
 from data.streaming.cache import DOWNLOADS, YOUNG, evict, remove_unfinished
 from data.streaming.text_file import TextFile, write_texts
 
-VERSION = 1
+VERSION = 2
 BUNDLE_BYTES = 16_000_000
 BUNDLE_FILES = 1000
 OPEN_BUNDLES = 64
@@ -168,7 +168,7 @@ class OpenBundle(TextFile):
     """A bundle's texts; using them keeps its file young."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._touch()
         super().__init__(path)
 
@@ -180,7 +180,7 @@ class OpenBundle(TextFile):
     def _touch(self) -> None:
         self._touched = time.monotonic()
         with contextlib.suppress(OSError):  # deleted by another process, or not ours to write
-            os.utime(self._path)
+            os.utime(self.path)
 
 
 def bundles_of(files: Sequence[SourceFile]) -> list[range]:

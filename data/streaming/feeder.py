@@ -1,7 +1,7 @@
 """A process that streams for a rank: ``python -m data.streaming.feeder``; task on stdin, batches on stdout.
 
-One Arrow batch per step: the rows of its lanes. Their cursors after the step go in the batch's metadata, and so
-does the error that ends it.
+One Arrow batch per step: the rows of its lanes. Their cursors after the step go in the batch's metadata, and
+so does the error that ends it.
 """
 
 from __future__ import annotations

@@ -64,7 +64,10 @@ class Feeders:
         return self._of[number % self._lanes].read(number)
 
     def pass_to(self, number: int) -> None:
-        """Nothing to do: each process does it, step by step."""
+        """Wait for every process at the end of a step. One whose lanes had no rows in it was not heard of
+        yet, and may have passed a skipped range."""
+        for feeder in self._feeders:
+            feeder.finish(number)
 
     def close(self) -> None:
         """End the processes."""
@@ -94,6 +97,11 @@ class Feeder:
             self._receive()
         return self._rows.pop(number)
 
+    def finish(self, number: int) -> None:
+        """Take in the steps that end at a number of the order, or before."""
+        while self._steps and self._stream.first_number(self._steps.start + 1) <= number:
+            self._receive()
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -104,6 +112,8 @@ class Feeder:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pipesize=PIPE_BYTES
         )
+        if self._owner.is_closed:  # meanwhile: it has killed the one before
+            self._process.kill()
         self._reader: pa.RecordBatchStreamReader | None = None
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead already: the first read finds out

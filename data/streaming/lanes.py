@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from data.document import Document, is_held_out
 from data.order.document_order import DocumentOrder
 from data.order.global_order import GlobalOrder
 from data.rows.pack import Row
+from data.streaming.pieces import Piece, rest, row_of
 from data.tokens.encode import Example, encode
 from data.tokens.tokenizer import TextTokenizer
 
@@ -79,14 +80,6 @@ class RowMaker:
         if document is None or is_held_out(document, self.held_out):
             return None
         return encode([document], self.tokenizer)[0]
-
-
-class Piece(NamedTuple):
-    """What is left of a document: its counter in the lane, and its tokens from ``offset`` on."""
-
-    counter: int
-    offset: int
-    example: Example
 
 
 class LaneReader:
@@ -184,15 +177,15 @@ class LaneStream:
         while have <= self.maker.length:
             self._pieces.append(self._read())
             have += len(self._pieces[-1].example.ids)
-        row = _row_of([piece.example for piece in self._pieces], self.maker.length + 1)
+        row = row_of([piece.example for piece in self._pieces], self.maker.length + 1)
         drop = self.maker.length
         while drop >= len(self._pieces[0].example.ids):
             drop -= len(self._pieces.popleft().example.ids)
-        self._pieces[0] = _rest(self._pieces[0], drop)
+        self._pieces[0] = rest(self._pieces[0], drop)
         return row
 
     def _single(self) -> Row:
-        return _row_of([self._read().example], self.maker.length + 1)
+        return row_of([self._read().example], self.maker.length + 1)
 
     def _read(self) -> Piece:
         """The next document of the lane that there is, from the offset on."""
@@ -207,7 +200,8 @@ class LaneStream:
             counter, offset = self._counter, self._offset
             self._counter, self._offset = counter + 1, 0
             if example is not None:
-                return _rest(Piece(counter, 0, example), offset)
+                self._check_offset(offset, example)
+                return rest(Piece(counter, 0, example), offset)
         raise self._empty()
 
     def _check_epochs(self, position: int) -> None:
@@ -219,33 +213,18 @@ class LaneStream:
                 fix="lower its weight, raise its max_epochs, or end the run here",
             )
 
+    def _check_offset(self, offset: int, example: Example) -> None:
+        if offset >= len(example.ids):
+            raise UmbelError(
+                f"document {example.document} has {len(example.ids)} tokens now, and the run goes on at its "
+                f"token {offset}",
+                where=self.source.key,
+                fix="bring back the tokenizer, and the libraries, that the run began with",
+            )
+
     def _empty(self) -> UmbelError:
         return UmbelError(
             f"gave nothing to learn in {MOST_IN_VAIN} documents running",
             where=self.source.key,
             fix="check its field and its filters",
         )
-
-
-def _rest(piece: Piece, drop: int) -> Piece:
-    ids, mask, document = piece.example.ids, piece.example.mask, piece.example.document
-    rest = Example(ids[drop:], None if mask is None else mask[drop:], document)
-    return Piece(piece.counter, piece.offset + drop, rest)
-
-
-def _row_of(examples: Sequence[Example], length: int) -> Row:
-    """The first ``length`` tokens of some documents end to end, fewer where they have no more."""
-    parts, left = [], length
-    for example in examples:
-        if left == 0:
-            break
-        mask = None if example.mask is None else example.mask[:left]
-        parts.append(Example(example.ids[:left], mask, example.document))
-        left -= len(parts[-1].ids)
-    masks = [part.mask for part in parts if part.mask is not None]
-    return Row(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate(masks) if masks else None,
-        np.array([len(part.ids) for part in parts], np.int32),
-        np.array([part.document for part in parts], np.int64),
-    )

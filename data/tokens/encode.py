@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,15 +40,16 @@ def encode(documents: Sequence[Document], tokenizer: TextTokenizer) -> list[Exam
     # The tokenizer's own special tokens (a leading <s>) belong to a text as much as its words do.
     encodings = tokenizer.backend.encode_batch_fast([document.text for document in documents])
     return [
-        Example(_ended(np.array(encoding.ids, np.int32), tokenizer), None, document.number)
+        Example(_ended(encoding.ids, tokenizer.eos_id), None, document.number)
         for encoding, document in zip(encodings, documents, strict=True)
     ]
 
 
-def _ended(ids: Ids, tokenizer: TextTokenizer) -> Ids:
-    if len(ids) and ids[-1] == tokenizer.eos_id:
-        return ids
-    return np.append(ids, np.int32(tokenizer.eos_id))
+def _ended(ids: list[int], eos_id: int) -> Ids:
+    if not ids or ids[-1] != eos_id:
+        ids.append(eos_id)
+    # Twice as fast as numpy's own reading of a list.
+    return np.frombuffer(array("i", ids), np.int32)
 
 
 def _encode_chats(documents: Sequence[Document], tokenizer: TextTokenizer) -> list[Example]:

@@ -21,7 +21,7 @@ def prepare(overrides: Overrides = None, config_dir: ConfigDir = None, run: RunO
     from launch.screens.console import out
     from launch.screens.data import padding_told, prepared_table
 
-    prepared = prepared_rows(chosen_config(run, overrides or [], config_dir))
+    prepared = prepared_rows(chosen_config(run, overrides or [], config_dir), run)
     out.print(prepared_table(prepared.manifest))
     if padding := padding_told(prepared.manifest):
         out.print(padding)

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from base.files import human_bytes
 from data.report import Report, Unit
-from launch.screens.console import err
+from launch.screens.console import err, say
 from launch.screens.numbers import duration
 
 EVERY = 10.0
@@ -25,14 +26,32 @@ SHOWN_AFTER = 1.0
 @contextlib.contextmanager
 def preparing(console: Console = err) -> Iterator[Report]:
     """The form that fits the console, to be told of progress (`data.report`)."""
+    try:
+        with _form(console) as form:
+            yield form
+    except KeyboardInterrupt:
+        say("what is prepared so far stays; the same command goes on from there")
+        raise
+
+
+@contextlib.contextmanager
+def _form(console: Console) -> Iterator[Report]:
     if not console.is_terminal:
         yield PlainReport(console)
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), _Told())
-    # Parts of a source are done many seconds apart: the speed is that of minutes.
-    bars = Progress(*columns, console=console, transient=True, speed_estimate_period=300)
+    bars = bars_on(console)
     with bars:
         yield BarReport(bars)
+
+
+def bars_on(console: Console) -> Progress:
+    """Bars that go when the work is done."""
+    # The bar alone gives way where the line is too long: a line that wraps cannot be erased.
+    bar = BarColumn(bar_width=None, table_column=Column(max_width=40))
+    told = _Told(table_column=Column(no_wrap=True))
+    columns = (TextColumn("{task.description}", markup=False), bar, TaskProgressColumn(), told)
+    # Parts of a source are done many seconds apart: the speed is that of minutes.
+    return Progress(*columns, console=console, transient=True, speed_estimate_period=300)
 
 
 class BarReport:
@@ -65,16 +84,19 @@ class PlainReport:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._began: dict[str, tuple[float, float]] = {}
+        self._ended: set[str] = set()
         self._last = time.monotonic()
 
     def __call__(self, what: str, done: float, total: float, unit: Unit) -> None:
         """Print a line if it is time for one."""
         now = time.monotonic()
         since, at = self._began.setdefault(what, (now, done))
-        is_end = done >= total and now - since > SHOWN_AFTER
+        is_end = done >= total and now - since > SHOWN_AFTER and what not in self._ended
         if now - self._last < EVERY and not is_end:
             return
         self._last = now
+        if is_end:
+            self._ended.add(what)
         speed = (done - at) / (now - since) if done > at else None
         left = (total - done) / speed if speed else None
         self.console.print(Text(f"{what}: {told(done, total, unit, speed, left)}"), soft_wrap=True)

@@ -459,3 +459,15 @@ def test_abandoned_downloads_are_removed(tmp_path: Path, bundles: Callable[[int]
         age(tmp_path / "cache" / name, 2 * ABANDONED)
     bundles(PLENTY).get(0)
     assert [path.name for path in (tmp_path / "cache").glob("*.downloads")] == ["bb.downloads"]
+
+
+def test_a_flipped_byte_in_the_cache_is_never_taken(tmp_path: Path, jsonl: Any) -> None:
+    cache = tmp_path / "cache"
+    opened = source(jsonl("a.jsonl", [{"text": "one two"}, {"text": "three four"}]))
+    DocumentStore(opened, Filters(), cache, PLENTY).get(0)
+    (path,) = cache.glob("*.arrow")
+    path.write_bytes(path.read_bytes().replace(b"three", b"thrae"))
+    store = DocumentStore(opened, Filters(), cache, PLENTY)
+    assert store.get(0).text == "one two"  # type: ignore[union-attr]
+    with pytest.raises(UmbelError, match=r"\.arrow: is damaged \(row 1\); delete it"):
+        store.get(1)

@@ -12,7 +12,7 @@ import pytest
 from base.errors import UmbelError
 from configs.schema import Filters, Source
 from data import prepare as prepare_module
-from data.manifest import NAME
+from data.manifest import NAME, check_unchanged
 from data.prepare import prepare
 from data.rows import held_out, parts
 
@@ -166,3 +166,21 @@ def test_parts_are_whole_and_in_order() -> None:
     assert all(part.size <= parts.PART_BYTES + 700 * 4000 for part in cut)
     assert sum(part.size for part in cut) == pytest.approx(sum(file.size for file in files))
     assert sum(span.is_last for span in spans) == sum(file.rows > 0 for file in files)
+
+
+def test_a_library_that_cuts_texts_otherwise_is_found_out(
+    jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no row is held out."""
+    path = jsonl("a.jsonl", documents("doc", 50))
+    data = config(path=str(path), mode="streaming", held_out=0.0)
+    old = prepare(data).manifest
+    real = held_out.encode
+
+    def other(*facts: Any) -> Any:
+        return [replace(example, ids=example.ids[::-1]) for example in real(*facts)]
+
+    monkeypatch.setattr(held_out, "encode", other)
+    new = prepare(replace(data, cache_dir=str(path.parent / "other"))).manifest
+    with pytest.raises(UmbelError, match="now give other rows"):
+        check_unchanged(old, new)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -151,3 +152,16 @@ def test_downloads_are_kept_while_there_is_room(tmp_path: Path, keep_bytes: int,
         indexed = index(found, tmp_path / "index.json", folder, keep_bytes=keep_bytes)
     assert [file.rows for file in indexed.files] == [1, 1, 1]
     assert len(list(folder.iterdir())) == kept
+
+
+def test_processes_that_start_at_once_read_every_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    lines(tmp_path / "a.jsonl", 10)
+    later(monkeypatch)
+    slow = index_module.measure
+    monkeypatch.setattr(index_module, "measure", lambda *facts: (time.sleep(0.3), slow(*facts))[1])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: run(tmp_path / "a.jsonl", tmp_path), range(4)))
+    assert measured == ["a.jsonl"]
+    assert all(each == found[0] for each in found)

@@ -138,3 +138,19 @@ def test_a_source_with_nothing_in_it_ends_the_search(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lanes_module, "MOST_IN_VAIN", 500)
     with pytest.raises(UmbelError, match="gave nothing to learn in 500 documents running"):
         reader([0]).read(0)
+
+
+def test_a_cursor_beyond_its_document_is_refused() -> None:
+    """Other tokens than before: the tokenizer, or the document, is another."""
+    of = reader([0])
+    source, _ = of.read(0)
+    of.cursors[0, sorted(COUNTS).index(source)] = 1, 99
+    with pytest.raises(UmbelError, match=rf"data\.sources\.{source}: .*document \d+ has \d+ tokens.* 99"):
+        next_row(reader([0], LANES, of.cursors), source)
+
+
+def next_row(of: LaneReader, source: str) -> None:
+    """Read on until a row of that source came."""
+    for number in itertools.count(LANES, LANES):
+        if of.read(number)[0] == source:
+            return

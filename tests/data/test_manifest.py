@@ -95,10 +95,10 @@ def test_what_is_said_of_a_source_is_no_part_of_it(tokenizer: TextTokenizer) -> 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     manifest = defined(DATA, opened(1), tokenizer)
-    write_manifest(tmp_path, manifest)
+    write_manifest(tmp_path / NAME, manifest)
     assert read_manifest(tmp_path) == json.loads(json.dumps(manifest))
     for version, fix in ((VERSION + 1, "install a newer Umbel"), (2, "prepare the data again")):
-        write_manifest(tmp_path, manifest | {"version": version})
+        write_manifest(tmp_path / NAME, manifest | {"version": version})
         with pytest.raises(UmbelError, match=rf"version {version}, not {VERSION}; {fix}"):
             read_manifest(tmp_path)
         with pytest.raises(UmbelError, match=fix):
@@ -142,10 +142,41 @@ def test_sources_are_opened_from_the_manifest_alone(
 
 def test_a_hundred_thousand_files_are_read_in_seconds(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     manifest = defined(DATA, opened(100_000, 9), tokenizer)
-    write_manifest(tmp_path, manifest)
+    write_manifest(tmp_path / NAME, manifest)
     begin = time.monotonic()
     read = read_manifest(tmp_path)
     source = open_from_manifest(DATA, read)["big"]
     check_unchanged(read, manifest)
     assert source.rows == 900_000_000
     assert time.monotonic() - begin < 20  # about 2 s where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("files", 0, "name"), "../../etc/passwd", "lies outside of its source"),
+        (("files", 0, "name"), "/etc/passwd", "lies outside of its source"),
+        (("files", 0, "rows"), -1, "-1 rows"),
+        (("files", 0, "rows"), "many", "many rows"),
+        (("files", 0, "blocks"), [[0, 0], [0, 9]], "a block at row 0"),
+        (("files", 0, "blocks"), [[0, -4]], "a block at row 0"),
+        (("files",), None, "is no manifest"),
+        (("revision",), "main/../../other", "revision"),
+        (("train",), {"shards": [{"name": "../../x.parquet", "rows": 3}]}, "shard"),
+    ],
+)
+def test_a_manifest_that_leads_elsewhere_is_refused(
+    tmp_path: Path, tokenizer: TextTokenizer, place: tuple[Any, ...], value: Any, said: str
+) -> None:
+    manifest = json.loads(json.dumps(defined(DATA, opened(2), tokenizer)))
+    write_manifest(tmp_path / NAME, manifest)
+    read_manifest(tmp_path)
+    inner = manifest["sources"]["big"]
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    write_manifest(tmp_path / NAME, manifest)
+    with pytest.raises(UmbelError, match=said):
+        read_manifest(tmp_path)
+    with pytest.raises(UmbelError, match=said):
+        check_unchanged(manifest, manifest)

@@ -22,6 +22,7 @@ import pytest
 from base.errors import UmbelError
 from configs.schema import Filters, Source, Tokenizer
 from data.manifest import NAME, check_unchanged
+from data.places.retry import ChangedFile
 from data.prepare import prepare
 from data.prepared import Prepared, check_vocabulary, open_prepared
 from data.readers import jsonl as jsonl_reader
@@ -354,6 +355,7 @@ WORKER = """
 import sys
 from configs.schema import Data, Source, Tokenizer
 from data.rows import parts
+from data.places.retry import ChangedFile
 from data.prepare import prepare
 from data.readers import jsonl
 jsonl.BLOCK_LINES = 50
@@ -487,6 +489,7 @@ for module in pkgutil.iter_modules(data.__path__):
     importlib.import_module("data." + module.name)
 from configs.schema import Data, Tokenizer
 from data.order.global_order import GlobalOrder
+from data.places.retry import ChangedFile
 from data.prepare import prepare
 prepared = prepare(Data(path={str(path)!r}, sequence_length=16, cache_dir={str(tmp_path)!r},
                         tokenizer=Tokenizer(vocab_size=300)))
@@ -510,3 +513,35 @@ def test_sources_of_a_mixture_keep_their_own_rows(mixture: Prepared) -> None:
         texts = texts_of(mixture, name, "train")[:-1]
         assert all(text.startswith(f"{name} ") for text in texts)
         assert Source(path="x").weight == 1.0
+
+
+def test_a_streamed_run_on_chats_goes_on_with_a_tokenizer_that_knows_none(
+    tmp_path: Path, jsonl: Any, config: Any
+) -> None:
+    chats = [
+        [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": str(n)}] for n in range(40)
+    ]
+    path = jsonl("chats.jsonl", [{"messages": chat} for chat in chats])
+    train_tokenizer(["say 1"], 300).save(tmp_path / "tokenizer")
+    tokenizer = Tokenizer(path=str(tmp_path / "tokenizer"))
+    data = config(path=str(path), mode="streaming", sequence_length=60, tokenizer=tokenizer)
+    first = prepare(data)
+    again = prepare(data, began_with=json.loads(json.dumps(first.manifest)))
+    assert again.manifest == first.manifest
+
+
+def test_a_file_that_is_written_to_while_it_is_prepared_is_refused(
+    jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = jsonl("a.jsonl", documents("doc", 200))
+    real = parts.read
+
+    def changing(*arguments: Any) -> Any:
+        path.write_text(path.read_text().replace("doc 7:", "doc 8:"))
+        return real(*arguments)
+
+    monkeypatch.setattr(parts, "read", changing)
+    tokenizer = Tokenizer(path=str(path.parent / "tokenizer"))
+    train_tokenizer(["word"], 300).save(path.parent / "tokenizer")
+    with pytest.raises(ChangedFile, match=r"a\.jsonl: has changed"):
+        prepare(config(path=str(path), tokenizer=tokenizer))

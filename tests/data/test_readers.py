@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import itertools
 import json
+import os
 import secrets
 import struct
 from collections.abc import Callable
@@ -18,12 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.errors import UmbelError
+from base.errors import RunFailed, UmbelError
 from configs.schema import Filters
 from data.document import Document
 from data.files import Kind, Reading, SourceFile
 from data.places.retry import BadFile, ChangedFile
-from data.readers import ENDINGS, columns, count, count_parquet, kind_of, place_of, read
+from data.readers import ENDINGS, columns, count, count_parquet, kind_of, place_of, read, streams
 
 TEXTS = ["one", "zwei ü", "", "three\n\nparagraphs", "\u2028 separated", "tail \U0001f600"]
 
@@ -440,3 +442,15 @@ def test_endings() -> None:
     assert set(ENDINGS.values()) == set(get_args(Kind)) - {"python"}
     assert [kind_of(name) for name in ("A.JSONL", "b.txt.ZST", "c/d.arrow")] == ["jsonl", "text", "arrow"]
     assert [kind_of(name) for name in ("a.xlsx", "a", "a.parquet.gz", ".jsonl", "a.gz")] == [None] * 5
+
+
+def test_a_machine_without_file_handles_is_no_bad_input(jsonl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bad input made is deleted; after this, what is finished is kept."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path = jsonl("a.jsonl", [{"text": "x"}])
+    monkeypatch.setattr(streams, "open", full, raising=False)
+    with pytest.raises(RunFailed, match=r"a\.jsonl: cannot be read \(Too many open files\)"):
+        count(path, "jsonl")

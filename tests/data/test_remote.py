@@ -206,3 +206,13 @@ def test_errors_of_ours_are_not_tried_again() -> None:
     with pytest.raises(UmbelError, match="no"):
         retry.persist(refuse, "x")
     assert len(calls) == 1
+
+
+def test_a_signed_url_that_a_server_redirected_to_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+
+    def broken() -> None:
+        raise RuntimeError("503 for url 'https://cdn.host/a?X-Amz-Signature=0123abcd&X-Amz-Date=1' (why?)")
+
+    with pytest.raises(BadFile, match=r"url 'https://cdn\.host/a' \(why\?\)"):
+        retry.persist(broken, "hf://datasets/a/b")

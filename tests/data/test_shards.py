@@ -126,3 +126,27 @@ def test_the_hash_is_that_of_the_rows(tmp_path: Path) -> None:
     other = Row(rows[0].ids, None, rows[0].doc_lens, rows[0].doc_ids + 1)
     hashes.add(write_shard(tmp_path / "c.parquet", [other, *rows[1:]])["sha256"])
     assert len(hashes) == 2
+
+
+def test_a_flipped_byte_in_a_copy_is_never_taken(tmp_path: Path) -> None:
+    path = tmp_path / "shard-00000.parquet"
+    entries, rows = [write_shard(path, rows_of([40] * 9))], rows_of([40] * 9)
+    copy = copy_of(path)
+    whole, token = copy.read_bytes(), rows[3].ids[4:7].tobytes()
+    at = whole.index(token)
+    copy.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    table = RowTable(tmp_path, entries)
+    assert same(table.row(0), rows[0])
+    with pytest.raises(UmbelError, match=r"shard-00000\.arrow: is damaged \(row 3\); delete it"):
+        table.row(3)
+    copy.unlink()
+    assert same(RowTable(tmp_path, entries).row(3), rows[3])
+
+
+def test_the_copy_of_other_rows_is_made_again(tmp_path: Path) -> None:
+    path, rows = tmp_path / "shard-00000.parquet", rows_of([40] * 9)
+    write_shard(path, rows_of([30] * 12))
+    stale = copy_of(path).read_bytes()
+    entries = [write_shard(path, rows)]
+    copy_of(path).write_bytes(stale)
+    assert same(RowTable(tmp_path, entries).row(3), rows[3])

@@ -258,3 +258,8 @@ def test_weights() -> None:
     data = Data(sources={"a": Source(path="x", weight=2.0), "b": Source(path="y", weight=0.0)})
     assert weights_of(data) == {"a": 2.0}
     assert weights_of(Data(path="x")) == {"data": 1.0}
+
+
+def test_a_chain_of_protocols_is_refused() -> None:
+    with pytest.raises(UmbelError, match="chained URLs"):
+        find(Source(path="simplecache::https://host/a.jsonl"), "data.sources.x")

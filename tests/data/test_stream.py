@@ -276,3 +276,14 @@ def test_an_error_in_a_process_is_the_same_line(tmp_path: Path) -> None:
 def test_manifests_hold_no_path_of_this_machine(stream: BatchStream, corpus: Path) -> None:
     assert str(corpus) not in (stream.prepared.folder / "manifest.json").read_text()
     assert json.dumps(stream.prepared.manifest).count(str(LENGTH))
+
+
+def test_a_process_whose_lanes_sit_out_a_step_passes_a_skipped_range_too(corpus: Path) -> None:
+    # While the batch ramps, a rank of 24 has one row a step: one of its two processes has none to give.
+    seen = []
+    for workers in (0, 2):
+        overrides = (f"data.workers={workers}", "data.skip=[[96,144]]")
+        stream = open_stream(elastic_config(corpus, "streaming", *overrides))
+        with stream.read(range(1, 9), Share(5, 24, 1)) as read:
+            seen.append([step.cursors.tolist() for step in read])  # type: ignore[union-attr]
+    assert seen[1] == seen[0]

@@ -23,6 +23,7 @@ from support.runs import TINY, write_corpus
 
 KILLS = int(os.environ.get("KILLS", "10"))
 STEPS = 100_000  # never reached
+FEEDER = "data.streaming.feeder"
 
 
 class Victim:
@@ -76,14 +77,17 @@ class Victim:
         return lines[-1]["step"] if lines else 0
 
 
-def kill_one(process: subprocess.Popen[bytes], draw: random.Random) -> str:
+def kill_one(process: subprocess.Popen[bytes], draw: random.Random, spared: str = "nobody") -> str:
     """kill -9 of one process of the run's tree, chosen at random; says which it was."""
-    tree = [psutil.Process(process.pid)]
-    tree += tree[0].children(recursive=True)
-    victim = draw.choice(tree)
-    role = "launcher" if victim.pid == process.pid else " ".join(victim.cmdline()[1:3])[-40:]
-    victim.send_signal(signal.SIGKILL)
-    return role
+    try:
+        tree = [psutil.Process(process.pid)]
+        tree += tree[0].children(recursive=True)
+        roles = {one: "launcher" if one is tree[0] else " ".join(one.cmdline()[1:5])[-60:] for one in tree}
+        victim = draw.choice([one for one, role in roles.items() if spared not in role])
+        victim.send_signal(signal.SIGKILL)
+        return roles[victim]
+    except psutil.NoSuchProcess:
+        return "nobody: it was gone"
 
 
 def wait_until_gone(victim: Victim, process: subprocess.Popen[bytes]) -> None:
@@ -109,10 +113,12 @@ def test_a_run_survives_kills_at_random_moments(tmp_path: Path, mode: str) -> No
         if life % 4:
             victim.wait_for_step(process)
         time.sleep(draw.uniform(0.0, 4.0))
-        try:
-            killed.append(kill_one(process, draw))
-        except psutil.NoSuchProcess:
-            killed.append("nobody: it was gone")
+        killed.append(kill_one(process, draw))
+        if FEEDER in killed[-1]:
+            # That one is replaced, and the run goes on; so another one is killed too.
+            victim.wait_for_step(process)
+            assert process.poll() is None, f"the run ended with a feeder: {killed}"
+            killed.append(kill_one(process, draw, spared=FEEDER))
         wait_until_gone(victim, process)
     last = victim.last_step() + 10
     victim.finish(last)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from base.errors import UmbelError
 from configs.compose import compose, save
+from launch.batches import prepared_rows
 from launch.cli import app
 from record.control import stop_requested
 from record.events import record_event
@@ -155,6 +156,21 @@ def test_inspect_shows_text_and_source(text: list[str]) -> None:
     assert len(found) == 4
     assert "stalks" in found[0]["text"]
     assert "slot 2" in umbel("data", "inspect", *text, "--step", "1", "--slot", "2").output
+
+
+def test_a_run_is_looked_at_with_the_data_it_began_with(text: list[str], runs: Path) -> None:
+    config = compose([*text, "run.name=alpha"])
+    folder = RunFolder.of(config).create()
+    save(config, folder.run_yaml)
+    (folder.path / "data.json").write_text(json.dumps(prepared_rows(config).manifest))
+    shown = ["data", "inspect", "--run", "alpha", "--slot", "0"]
+    assert "stalks" in umbel(*shown).output
+    file = runs.parent / "text.jsonl"
+    file.write_text(file.read_text().replace("flower, 7 ", "flower, 8 "))
+    for command in (shown, ["data", "prepare", "--run", "alpha"]):
+        with pytest.raises(UmbelError, match=r"text\.jsonl: has changed since the run began"):
+            umbel(*command)
+    assert "slot 0" in umbel(*shown, "data.sequence_length=8").output
 
 
 def test_prepare_and_a_tokenizer_of_ones_own(text: list[str], runs: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from base.errors import UmbelError
 from configs.compose import compose, save
 from configs.schema import RunConfig
+from data.manifest import VERSION
 from launch.cli import app
 from launch.mix import mix_of, sequences_so_far
 from launch.screens.mix import mix_screen
@@ -22,10 +24,13 @@ def manifest_of(config: RunConfig, rows: int = 1000) -> dict[str, Any]:
     length = config.data.sequence_length
     train = {"rows": rows, "documents": rows, "tokens": rows * length}
     return {
+        "version": VERSION,
         "mode": "prepared",
         "packing": "concat",
         "sequence_length": length,
-        "sources": {name: {"train": dict(train), "files": []} for name in config.data.sources},
+        "sources": {
+            name: {"train": dict(train), "files": [], "revision": None} for name in config.data.sources
+        },
     }
 
 
@@ -120,6 +125,9 @@ def test_a_run_tells_its_mixture_without_its_data(tmp_path: Path, monkeypatch: p
     assert mix["consumed_sequences"] == 320
     assert len(mix["sources"]) == 28
     assert "far: " in umbel("data", "mix", "--run", "far").output
+    (folder.path / "data.json").write_text(json.dumps(manifest_of(config) | {"version": VERSION + 1}))
+    with pytest.raises(UmbelError, match="install a newer Umbel"):
+        umbel("data", "mix", "--run", "far")
 
 
 def test_a_mixture_of_settings_alone_prepares_its_data(

@@ -3,16 +3,20 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from base.errors import UmbelError
 from configs.compose import compose, save
+from data.order.global_order import GlobalOrder
 from launch import plan, preflight, processes
 from launch.fits import check_fits
-from launch.preflight import check_same_run, take
+from launch.preflight import check_change, check_same_run, take
 from record.folder import RunFolder
 from record.lock import RunLock, is_held
+from train.facts import order_facts
 
 DEMO = ["experiment=demo", "parallelism.processes=1", "cluster.device=cpu"]
 
@@ -26,6 +30,29 @@ def test_only_defining_keys_make_another_run(tmp_path: Path) -> None:
     save(compose(DEMO), folder.run_yaml)
     assert check_same_run(compose([*DEMO, "parallelism=zero3", "checkpoint.every=9"]), folder) == []
     assert check_same_run(compose([*DEMO, "run.seed=7"]), folder) == [("run.seed", 1234, 7)]
+
+
+def test_a_change_of_what_was_read_is_refused_before_the_run_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(*skip: list[int]) -> Any:
+        return SimpleNamespace(order=GlobalOrder([(0, {"code": 1.0})], [*skip], batch, seed=1))
+
+    began = compose([*DEMO, f"run.dir={tmp_path}"])
+    folder, batch = RunFolder.of(began).create(), began.schedule.global_batch
+    save(began, folder.run_yaml)
+    read = {"step": 3, "sequences": 3 * batch, "extra": {"order": order_facts(stream().order, 3 * batch)}}
+    (folder.checkpoints / "step-00000003").mkdir(parents=True)
+    monkeypatch.setattr(preflight.manifests, "read", lambda _folder: read)
+    changed = dataclasses.replace(began, data=dataclasses.replace(began.data, held_out=0.03))
+
+    check_change(began, folder, stream([0, batch]))  # nothing was asked to change
+    check_change(changed, folder, stream([3 * batch, 4 * batch]))
+    with pytest.raises(UmbelError, match=f"number {3 * batch} of the global order"):
+        check_change(changed, folder, stream([batch, 2 * batch]))
+    other = dataclasses.replace(changed.schedule, global_batch=2 * batch)
+    with pytest.raises(UmbelError, match="another batch is another run"):
+        check_change(dataclasses.replace(changed, schedule=other), folder, stream())
 
 
 def test_a_run_in_use_is_refused_at_once_and_stays_untouched(tmp_path: Path) -> None:

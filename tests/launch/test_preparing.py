@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from launch.screens import preparing as screen
-from launch.screens.preparing import preparing, told
+from launch.screens.preparing import BarReport, bars_on, preparing, told
 
 
 def test_how_far_it_is() -> None:
@@ -40,6 +40,7 @@ def test_a_pipe_gets_a_line_every_ten_seconds_and_one_at_the_end(clock: Callable
         for second in range(26):
             report("slow", 40 + second, 65, "bytes")
             clock(1)
+        report("slow", 65, 65, "bytes")
     assert said.getvalue().splitlines() == [
         "slow: 50 B of 65 B · 1 B/s · 15 s left",
         "slow: 60 B of 65 B · 1 B/s · 5 s left",
@@ -56,3 +57,23 @@ def test_a_terminal_gets_bars_that_go_when_it_is_done() -> None:
     assert "code" in said.getvalue()
     assert "2.0 MiB of 4.0 MiB" in said.getvalue()
     assert "50%" in said.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_bar_stays_on_one_line(width: int) -> None:
+    said = io.StringIO()
+    console = Console(file=said, force_terminal=True, width=width)
+    bars = BarReport(bars_on(console))
+    bars("code", 0, 400 * 2**20, "bytes")
+    (task,) = bars.bars.tasks
+    task.finished_speed = 123.4 * 2**20
+    bars("code", 129.1 * 2**20, 400 * 2**20, "bytes")
+    console.print(bars.bars.get_renderable())
+    (line,) = said.getvalue().splitlines()
+    assert "129.1 MiB of 400.0 MiB · 123.4 MiB/s" in line
+
+
+def test_ctrl_c_says_that_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), preparing():
+        raise KeyboardInterrupt
+    assert "goes on from there" in capsys.readouterr().err

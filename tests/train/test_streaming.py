@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from configs.schema import RunConfig
 from record.events import read_events
 from record.folder import RunFolder
 from support.runs import finish, tiny, work, write_corpus
+from train.left_out import files_left_out
 
 STEPS, HALF = 12, 6
 SAME = ("loss", "lr", "grad_norm", "sequences", "tokens")
@@ -69,7 +70,12 @@ def test_what_is_saved_tells_where_the_lanes_stand(tmp_path: Path) -> None:
     folder = RunFolder.of(config)
     with StateReader(folder.checkpoints / "step-00000002") as reader:
         assert reader.shape("data.cursors") == (config.schedule.global_batch, 1, 2)
-        assert reader.manifest["extra"]["order"] == {"number": 8, "rows": {"data": 8}}
+        assert reader.manifest["extra"]["order"] == {
+            "seed": config.run.seed,
+            "lanes": config.schedule.global_batch,
+            "number": 8,
+            "rows": {"data": 8},
+        }
     assert lines[2]["sources"]["data"]["tokens"] == 8 * 32
 
 
@@ -102,6 +108,21 @@ def test_a_file_that_cannot_be_read_stops_the_run_or_is_left_out(tmp_path: Path)
     assert "source data: 1.jsonl: cannot be read" in read_events(folder)[-1]["error"]
     assert read_json(folder.path / "files_left_out.json") == {"data": ["1.jsonl"]}
 
-    lines = finish(run(tmp_path, "hurt", "data.on_bad_file=skip"))
+    finish(run(tmp_path, "hurt", "data.on_bad_file=skip"), 1, env={"UMBEL_STOP_AFTER": "4"})
+    # Whoever takes the run over from a checkpoint leaves the same files out.
+    (folder.path / "files_left_out.json").unlink()
+    assert files_left_out(folder) == {"data": ["1.jsonl"]}
+    lines = finish(run(tmp_path, "hurt"))
     assert list(lines) == list(range(1, STEPS + 1))
-    assert json.dumps(lines[STEPS]["sources"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["prepared", "streaming"])
+def test_steps_hardly_wait_for_data(tmp_path: Path, mode: str) -> None:
+    """Medians, for a machine that does other things too may wait once for anything."""
+    lines = finish(
+        run(tmp_path, mode, f"data.mode={mode}", "schedule.steps=60", "schedule.global_batch=16"), 1
+    )
+    later = [lines[step] for step in range(11, 61)]
+    waited = statistics.median(line["data_wait"] for line in later)
+    assert waited < 0.01 * statistics.median(line["step_seconds"] for line in later)
