@@ -34,7 +34,7 @@ def check_data(config: RunConfig) -> None:
             fix="for example data=python or data.path=my.jsonl",
         )
     if not 0 <= data.held_out < 0.5:
-        raise UmbelError("must be at least 0 and below 0.5", where="data.rows.held_out")
+        raise UmbelError("must be at least 0 and below 0.5", where="data.held_out")
     _check_place(data.path, "data.path")
     _check_weights({name: source.weight for name, source in data.sources.items()}, "data.sources", ".weight")
     for name, source in data.sources.items():

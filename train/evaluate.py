@@ -43,7 +43,7 @@ def evaluate_run(run: str | Path, step: int | None = None, sequences: int = 64) 
     losses = held_out_losses(PlainScorer(loaded, device), stream, world, sequences, micro_batch)
     if not losses:
         fix = "train with data.held_out above 0"
-        raise UmbelError("holds nothing to evaluate on", where="data.rows.held_out", fix=fix)
+        raise UmbelError("holds nothing to evaluate on", where="data.held_out", fix=fix)
     return losses
 
 

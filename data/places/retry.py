@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ FINAL_NAMES = frozenset({"NoCredentialsError", "PartialCredentialsError", "Profi
 """botocore's and aiohttp's, which need not be installed."""
 
 Result = TypeVar("Result")
+logger = logging.getLogger("umbel.data")
 
 
 class BadFile(UmbelError):
@@ -58,6 +60,7 @@ def persist(call: Callable[[], Result], location: str) -> Result:
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=lambda state: max(jitter(state), _asked_to_wait(state)),
         retry=tenacity.retry_if_exception(may_pass),
+        before_sleep=lambda state: _warn(state, location),
         reraise=True,
     )
     try:
@@ -121,6 +124,15 @@ def _asked_to_wait(state: RetryCallState) -> float:
             if value.isdigit():
                 return min(float(value), LONGEST_RETRY_AFTER)
     return 0.0
+
+
+def _warn(state: RetryCallState, location: str) -> None:
+    """Patience must not look like a standstill: to stderr, or where a process's log is."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, Exception):
+        wait = state.next_action.sleep if state.next_action else 0
+        what = _told(error, location, 1)
+        logger.warning("%s; try %d of %d in %.0f s", what, state.attempt_number + 1, ATTEMPTS, wait)
 
 
 def _told(error: Exception, location: str, attempts: int) -> UmbelError:

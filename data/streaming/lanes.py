@@ -54,6 +54,8 @@ class Ahead(Protocol):
 
     def expect(self, position: int) -> None: ...
 
+    def check(self, number: int) -> None: ...
+
 
 @dataclass(frozen=True)
 class StreamedSource:
@@ -192,17 +194,23 @@ class LaneStream:
         for _ in range(MOST_IN_VAIN):
             position = self.lane + self._counter * self.lanes
             self._check_epochs(position)
-            if self.source.ahead is not None and self._counter % LOOK_EVERY == 0:
-                self.source.ahead.expect(position + DISTANCE * self.lanes)
-            number = self.source.order.number(position)
-            document = None if number is None else self.source.documents.get(number)
-            example = self.maker.encode(document)
+            example = self.maker.encode(self._document(position))
             counter, offset = self._counter, self._offset
             self._counter, self._offset = counter + 1, 0
             if example is not None:
                 self._check_offset(offset, example)
                 return rest(Piece(counter, 0, example), offset)
         raise self._empty()
+
+    def _document(self, position: int) -> Document | None:
+        number, ahead = self.source.order.number(position), self.source.ahead
+        if ahead is not None and self._counter % LOOK_EVERY == 0:
+            ahead.expect(position + DISTANCE * self.lanes)
+        if number is None:
+            return None
+        if ahead is not None:
+            ahead.check(number)
+        return self.source.documents.get(number)
 
     def _check_epochs(self, position: int) -> None:
         most, epochs = self.source.max_epochs, (position - self.lane) / self.source.order.epoch_length

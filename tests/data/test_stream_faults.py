@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,37 @@ def test_a_file_that_is_left_out_is_passed_over(corpus: Path, streaming: Any) ->
     assert max(documents(whole)) >= last
     assert max(documents(without)) < last
     assert json.dumps(without.left_out)
+
+
+def test_patience_is_told(
+    place: tuple[Server, str], streaming: Any, expected: Batches, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, path = place
+    server.fail("503", "GET .*large-0.jsonl", times=2)
+    assert read(streaming(path)) == expected
+    told = [record.getMessage() for record in caplog.records if record.name == "umbel.data"]
+    assert "large-0.jsonl: cannot be fetched" in told[0]
+    assert f"; try 2 of {retry.ATTEMPTS} in 0 s" in told[0]
+
+
+def test_what_looking_ahead_has_tried_is_not_tried_again(
+    place: tuple[Server, str], streaming: Any, tmp_path: Path
+) -> None:
+    server, path = place
+    stream = streaming(path)
+    for kept in ("documents", "fetched"):
+        for file in (tmp_path / "cache" / kept).rglob("*.*"):
+            file.unlink()
+    server.reset()
+    server.fail("503", "GET .*large-0.jsonl", times=10**6)
+    source = stream._sources["data"]
+    assert source.ahead is not None
+    source.ahead.expect(0)
+    number = source.order.number(0)
+    assert number is not None
+    while threading.active_count() > 1 and any("_open" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.02)
+    with pytest.raises(BadFile, match=r"large-0\.jsonl"):
+        source.ahead.check(number)
+    assert server.count("GET .*large-0.jsonl") <= 2 * retry.ATTEMPTS
+    source.ahead.check(number)  # told once: whoever comes later tries anew

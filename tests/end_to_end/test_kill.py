@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -79,15 +80,19 @@ class Victim:
 
 def kill_one(process: subprocess.Popen[bytes], draw: random.Random, spared: str = "nobody") -> str:
     """kill -9 of one process of the run's tree, chosen at random; says which it was."""
-    try:
-        tree = [psutil.Process(process.pid)]
-        tree += tree[0].children(recursive=True)
-        roles = {one: "launcher" if one is tree[0] else " ".join(one.cmdline()[1:5])[-60:] for one in tree}
-        victim = draw.choice([one for one, role in roles.items() if spared not in role])
-        victim.send_signal(signal.SIGKILL)
-        return roles[victim]
-    except psutil.NoSuchProcess:
-        return "nobody: it was gone"
+    roles: dict[psutil.Process, str] = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(process.pid)
+        roles[launcher] = "launcher"
+        for child in launcher.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it died just now
+                roles[child] = " ".join(child.cmdline()[1:5])[-60:]
+    for victim in draw.sample(list(roles), len(roles)):
+        if spared not in roles[victim]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+                return roles[victim]
+    return "nobody: it was gone"
 
 
 def wait_until_gone(victim: Victim, process: subprocess.Popen[bytes]) -> None:
