@@ -32,6 +32,8 @@ class Row:
     @property
     def has_targets(self) -> bool:
         """Whether there is anything to learn."""
+        if self.mask is None:
+            return len(self.ids) > len(self.doc_lens)
         return bool(learned(len(self.ids), self.doc_lens, self.mask).any())
 
 

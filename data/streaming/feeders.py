@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from data.streaming.lanes import Cursors
 
 if TYPE_CHECKING:
     from data.stream import BatchStream, Share
+
+logger = logging.getLogger("umbel.data")
 
 RESTARTS = 3
 """How often a process may die without having delivered a step before the stream gives up."""
@@ -159,4 +162,9 @@ class Feeder:
                 where="data.workers",
                 fix="look for its traceback in this rank's log; 0 reads in the worker itself",
             )
+        logger.warning(
+            "a process that reads the data ended (exit code %d); another goes on from step %d",
+            code,
+            self._steps.start,
+        )
         self._start()
