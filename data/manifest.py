@@ -18,6 +18,7 @@ from data.tokens.tokenizer import TextTokenizer
 
 VERSION = 3
 NAME = "manifest.json"
+NEW = "is new"
 COLOURED = ("fingerprint", "about", "sizes", "estimates", "unigram_entropy")
 """Keys outside the fingerprint: itself, what people say of the sources, sizes of
 compressed files, and floats."""
@@ -142,7 +143,7 @@ def check_unchanged(old: Manifest, new: Manifest) -> None:
     for name in sorted(old["sources"].keys() | new["sources"].keys()):
         before, after = old["sources"].get(name), new["sources"].get(name)
         if before is None or after is None:
-            raise _changed(f"source {name}", "is new" if before is None else "is gone")
+            raise _changed(f"source {name}", NEW if before is None else "is gone")
         for key in _OF_SOURCE:
             _check_equal(f"source {name}: {key}", before[key], after[key])
         _check_files(name, before["files"], after["files"])
@@ -179,7 +180,7 @@ def _check_files(source: str, before: list[Manifest], after: list[Manifest]) -> 
         if name not in new:
             raise _changed(where, "is gone")
         if name not in old:
-            raise _changed(where, "is new")
+            raise _changed(where, NEW)
         if old[name]["pin"] != new[name]["pin"]:
             pins = f"{_short(old[name]['pin'])}, now {_short(new[name]['pin'])}"
             raise _changed(where, f"has changed since the run began ({pins})")
@@ -219,4 +220,5 @@ def _told(value: object) -> str:
 
 
 def _changed(where: str, what: str) -> UmbelError:
-    return UmbelError(what, where=where, fix="restore it, or start a run under another name")
+    mend = "take it away" if what == NEW else "restore it"
+    return UmbelError(what, where=where, fix=f"{mend}, or start a run under another name")

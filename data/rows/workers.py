@@ -115,7 +115,10 @@ class Workers:
             # A copy without what the tokenizer has cached.
             facts = (replace(self._tokenizer), held)
             self._pool = ProcessPoolExecutor(self.count, context, _begin, facts)
-        return self._pool.submit(_work, job)
+        try:
+            return self._pool.submit(_work, job)
+        except BrokenPipeError as error:  # one was killed while it was being started
+            raise BrokenProcessPool("a worker ended before it began") from error
 
     def _end(self) -> None:
         if self._pool is not None and self._leash is not None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -545,3 +546,23 @@ def test_a_file_that_is_written_to_while_it_is_prepared_is_refused(
     train_tokenizer(["word"], 300).save(path.parent / "tokenizer")
     with pytest.raises(ChangedFile, match=r"a\.jsonl: has changed"):
         prepare(config(path=str(path), tokenizer=tokenizer))
+
+
+def test_a_worker_that_is_killed_while_it_is_started_is_replaced(
+    tmp_path: Path, jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        jsonl(f"{name}.jsonl", documents(name, 200))
+    monkeypatch.setattr(parts, "PART_BYTES", 2000)
+    submit, calls = ProcessPoolExecutor.submit, []
+
+    def broken_at_first(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise BrokenPipeError
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", broken_at_first)
+    prepared = prepare(config(path=str(tmp_path / "*.jsonl")), workers=2)
+    assert len(calls) > 1
+    assert prepared.manifest["sources"]["data"]["train"]["documents"] > 300

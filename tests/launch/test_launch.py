@@ -288,7 +288,8 @@ def test_torchrun_killed_leaves_no_orphans(place: Place) -> None:
 
 def test_ctrl_c_before_the_workers_is_one_line(place: Place) -> None:
     launcher = place.start("launch", "--yes", *TINY, WAIT="prepare")
-    place.wait_for(place.run.events.exists)
+    # Not sooner: while a C library is imported, Python may lose the interrupt.
+    place.wait_for(lambda: any(event.get("name") == "preparing data" for event in read_events(place.run)))
     launcher.send_signal(signal.SIGINT)
     _, err = launcher.communicate(timeout=30)
     assert launcher.returncode == 130
