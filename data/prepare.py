@@ -89,7 +89,7 @@ def prepare_run(
     return prepare(config.data, pretrained=pretrained, say=say, report=report, began_with=began_with)
 
 
-def open_from_manifest(data: Data, manifest: Manifest, _cache: Path | None = None) -> dict[str, OpenSource]:
+def open_from_manifest(data: Data, manifest: Manifest) -> dict[str, OpenSource]:
     """The sources as a manifest knows them, where the config says they lie. Nothing is listed or read."""
     opened = {}
     for name, source in sources_of(data).items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from base.errors import UmbelError
 from base.files import sha256_json
+from configs.check_data import PATH_SOURCE
 from configs.schema import Data, Source
 from data.files import SOURCE_NAME, Format, FoundFile, OpenSource, Reading
 from data.places.finding import find, limit_files
@@ -18,8 +19,6 @@ from data.readers import MESSAGES, missing_column
 
 Say = Callable[[str], None]
 
-PATH_SOURCE = "data"
-"""The name of the one source that ``data.path`` stands for."""
 FETCHED = "fetched"
 """The folder of the cache that holds downloaded files."""
 

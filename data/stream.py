@@ -211,7 +211,7 @@ class BatchStream:
     @cached_property
     def opened(self) -> dict[str, OpenSource]:
         """The sources as the manifest knows them, less the files that are left out."""
-        opened = open_from_manifest(self.data, self.prepared.manifest, cache_folder(self.data))
+        opened = open_from_manifest(self.data, self.prepared.manifest)
         for name, files in self.left_out.items():
             opened[name] = replace(opened[name], skipped=(*opened[name].skipped, *files))
         return opened

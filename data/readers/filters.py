@@ -6,31 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from base.errors import UmbelError
 from configs.schema import Filters
-
-
-def check_filters(filters: Filters, where: str) -> None:
-    """Refuse filters that cannot be meant; ``where`` is the source's key in the config.
-
-    Raises:
-        UmbelError: no regular expression, bounds that no text meets, a column without accepted values.
-    """
-    for key in ("matches", "excludes"):
-        try:
-            re.compile(getattr(filters, key) or "")
-        except (re.error, OverflowError, RecursionError) as error:
-            fix = "mend it; in YAML, put it between single quotes"
-            raise UmbelError(
-                f"is no regular expression ({error})", where=f"{where}.filters.{key}", fix=fix
-            ) from error
-    if filters.max_chars is not None and not 0 < filters.max_chars >= filters.min_chars:
-        what = f"leaves no length: min_chars={filters.min_chars}, max_chars={filters.max_chars}"
-        raise UmbelError(what, where=f"{where}.filters.max_chars")
-    for column, accepted in filters.columns.items():
-        if not accepted:
-            where = f"{where}.filters.columns.{column}"
-            raise UmbelError("accepts no value", where=where, fix="list the values to keep")
 
 
 class DocumentFilter:

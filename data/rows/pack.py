@@ -81,28 +81,30 @@ def best_fit(examples: Iterable[Example], length: int) -> list[Row]:
         rows[row].append(index)
         if room > size:
             insort(open_rows, (room - size, row))
-    return [_together([pieces[index] for index in sorted(row)]) for row in sorted(map(sorted, rows))]
+    return [together([pieces[index] for index in sorted(row)]) for row in sorted(map(sorted, rows))]
 
 
 def one_per_row(examples: Iterable[Example], length: int) -> list[Row]:
     """One document per row, cut after ``length + 1`` tokens; rows are not padded (batches are)."""
-    return [_together([_cut(example, 0, length + 1)]) for example in examples]
+    return [together([cut(example, 0, length + 1)]) for example in examples]
 
 
 def _pieces(example: Example, length: int) -> list[Example]:
     """A document that fits as it is; a longer one in rows that overlap by a token, or cut if it is a chat."""
     if example.mask is not None:
-        return [_cut(example, 0, length + 1)]
+        return [cut(example, 0, length + 1)]
     starts = range(0, max(1, len(example.ids) - 1), length)
-    return [_cut(example, start, start + length + 1) for start in starts]
+    return [cut(example, start, start + length + 1) for start in starts]
 
 
-def _cut(example: Example, start: int, stop: int) -> Example:
+def cut(example: Example, start: int, stop: int | None = None) -> Example:
+    """The tokens [start, stop) of a document."""
     mask = None if example.mask is None else example.mask[start:stop]
     return Example(example.ids[start:stop], mask, example.document)
 
 
-def _together(examples: Sequence[Example]) -> Row:
+def together(examples: Sequence[Example]) -> Row:
+    """Documents, or parts of them, end to end as one row."""
     masks = [example.mask for example in examples if example.mask is not None]
     return Row(
         np.concatenate([example.ids for example in examples]),
@@ -115,7 +117,7 @@ def _together(examples: Sequence[Example]) -> Row:
 def _join(carry: Row | None, examples: Sequence[Example]) -> Row | None:
     if not examples:
         return carry
-    new = _together(examples)
+    new = together(examples)
     if carry is None:
         return new
     mask = None if carry.mask is None or new.mask is None else np.concatenate([carry.mask, new.mask])

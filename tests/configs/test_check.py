@@ -133,6 +133,15 @@ PLAIN = to_dict(compose([]))
             "data.sources.code.filters.max_chars: lets no text pass: 9 is below 10",
         ),
         (
+            ["data.sources.code.filters.max_chars=0"],
+            "data.sources.code.filters.max_chars: lets no text pass: 0 is below 1",
+        ),
+        (
+            ["data.sources.code.filters.excludes='*'"],
+            "data.sources.code.filters.excludes: is no regular expression "
+            "(nothing to repeat at position 0); mend it; in YAML, put it between single quotes",
+        ),
+        (
             ["data.sources.code.filters.matches='['"],
             "data.sources.code.filters.matches: is no regular expression "
             "(unterminated character set at position 0); mend it; in YAML, put it between single quotes",

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.errors import UmbelError
 from configs.schema import Filters
-from data.readers.filters import DocumentFilter, check_filters
+from data.readers.filters import DocumentFilter
 
 
 def keeps(text: str, record: dict[str, Any] | None = None, **filters: Any) -> bool:
@@ -38,25 +36,3 @@ def test_columns_accept_values() -> None:
     assert not keeps("x", {"n": True}, columns={"n": [1]})
     assert keeps("x", {"n": None}, columns={"n": [None]})
     assert keeps("x", {"tags": ["a"]}, columns={"tags": [["a"]]})
-
-
-@pytest.mark.parametrize(
-    ("filters", "said"),
-    [
-        ({"matches": "(open"}, "data.sources.x.filters.matches: is no regular expression (missing )"),
-        ({"excludes": "*"}, "data.sources.x.filters.excludes: is no regular expression"),
-        ({"min_chars": 9, "max_chars": 8}, "data.sources.x.filters.max_chars: leaves no length"),
-        ({"max_chars": 0}, "data.sources.x.filters.max_chars: leaves no length"),
-        ({"columns": {"lang": []}}, "data.sources.x.filters.columns.lang: accepts no value"),
-    ],
-)
-def test_filters_that_cannot_be_meant_are_refused(filters: dict[str, Any], said: str) -> None:
-    with pytest.raises(UmbelError) as caught:
-        check_filters(Filters(**filters), "data.sources.x")
-    assert str(caught.value).startswith(said)
-    assert "\n" not in str(caught.value)
-
-
-def test_filters_that_can_be_meant_are_not() -> None:
-    check_filters(Filters(), "x")
-    check_filters(Filters(min_chars=3, max_chars=3, matches="a|b", columns={"lang": ["de"]}), "x")

@@ -113,6 +113,13 @@ def streaming(corpus: Path, tmp_path: Path) -> Callable[..., BatchStream]:
     return opened
 
 
+def forget(folder: Path) -> None:
+    """What indexing and the held-out rows have fetched goes: the stream must fetch it again."""
+    for kept in ("documents", "fetched"):
+        for file in (folder / "cache" / kept).rglob("*.*"):
+            file.unlink()
+
+
 def read(stream: BatchStream) -> Batches:
     with stream.read(STEPS, Share(micro_batch=8)) as steps:
         return [[batch.input_ids.tolist() for batch in step.batches] for step in steps]
@@ -131,10 +138,7 @@ def test_a_fault_that_passes_changes_no_batch(
 ) -> None:
     server, path = place
     stream = streaming(path)
-    # What indexing and the held-out rows have fetched goes: the stream must fetch it again.
-    for kept in ("documents", "fetched"):
-        for file in (tmp_path / "cache" / kept).rglob("*.*"):
-            file.unlink()
+    forget(tmp_path)
     server.fail(fault, "GET .*large-0.jsonl", times=2)
     assert read(stream) == expected
     assert server.count("GET .*large-0.jsonl") >= 3
@@ -146,9 +150,7 @@ def test_a_fault_that_stays_is_one_line_with_the_file(
 ) -> None:
     server, path = place
     stream = streaming(path)
-    for kept in ("documents", "fetched"):
-        for file in (tmp_path / "cache" / kept).rglob("*.*"):
-            file.unlink()
+    forget(tmp_path)
     server.fail(fault, "GET .*large-0.jsonl", times=10**6)
     with pytest.raises(UmbelError, match=r"large-0\.jsonl") as told:
         read(stream)
@@ -161,9 +163,7 @@ def test_one_download_serves_all_processes_of_a_node(
 ) -> None:
     server, path = place
     stream = streaming(path, "data.workers=3")
-    for kept in ("documents", "fetched"):
-        for file in (tmp_path / "cache" / kept).rglob("*.*"):
-            file.unlink()
+    forget(tmp_path)
     server.reset()
     assert read(stream) == expected
     assert server.count("GET .*large-0.jsonl") == 1
@@ -216,9 +216,7 @@ def test_what_looking_ahead_has_tried_is_not_tried_again(
 ) -> None:
     server, path = place
     stream = streaming(path)
-    for kept in ("documents", "fetched"):
-        for file in (tmp_path / "cache" / kept).rglob("*.*"):
-            file.unlink()
+    forget(tmp_path)
     server.reset()
     server.fail("503", "GET .*large-0.jsonl", times=10**6)
     source = stream._sources["data"]
