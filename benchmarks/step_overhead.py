@@ -83,7 +83,7 @@ class Worker:
         sinks = [MetricsWriter(folder, 1).write]
         hooks = [Metrics(config, self.world, sinks, lambda _: None), ManualGarbageCollection()]
         engine, stop = build_engine(config, self.world, 8), StopRequest(folder, polls=True)
-        self.loop = Loop(config, self.world, engine, stream, 8, stop, hooks)
+        self.loop = Loop(config, self.world, engine, stream, 8, stop, lambda _: False, hooks)
         self.position = Position()
 
     def run(self, steps: int) -> float:

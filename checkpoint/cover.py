@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from checkpoint.format import BUFFER, FROZEN, MASTER, WHOLE_KINDS, split_key
+from checkpoint.format import BUFFER, FROZEN, MASTER, shown, split_key
 from checkpoint.fragment import Extent
 
 
@@ -39,7 +39,7 @@ def check_cover(
     """Check that the pieces are exactly the state that parameters and optimizer groups speak of.
 
     A parameter named by a group is trained: each kind that its group keeps covers it. Every other one is
-    frozen, in one piece. Buffers are whole.
+    frozen, and covered too. Buffers are whole.
 
     Raises:
         ValueError: a gap, an overlap, or a tensor nobody speaks of; says which.
@@ -49,12 +49,14 @@ def check_cover(
         if kind == BUFFER:
             _check_buffer(name, stored, parameters)
         elif kind == FROZEN:
-            _check_frozen(name, stored, parameters, trained)
+            _check_frozen(name, parameters, trained)
         elif name not in trained:
             raise ValueError(f"'{name}' has a fragment of kind '{kind}' but is in no optimizer group")
     for name in sorted(set(parameters) - trained):
-        if (name, FROZEN) not in found:
+        stored, numel = found.get((name, FROZEN), []), math.prod(parameters[name])
+        if numel and not stored:
             raise ValueError(f"'{name}' is in no optimizer group and not saved as frozen")
+        _check_slices(f"{name}|{FROZEN}", stored, numel)
     for group in groups:
         _check_group(found, parameters, group["names"])
 
@@ -62,15 +64,15 @@ def check_cover(
 def _trained(parameters: Mapping[str, Sequence[int]], groups: Sequence[Mapping[str, Any]]) -> set[str]:
     names = [name for group in groups for name in group["names"]]
     if len(names) != len(set(names)):
-        raise ValueError(f"'{Counter(names).most_common(1)[0][0]}' is in two optimizer groups")
+        raise ValueError(f"'{shown(Counter(names).most_common(1)[0][0])}' is in two optimizer groups")
     if unknown := set(names) - set(parameters):
-        raise ValueError(f"'{min(unknown)}' is in an optimizer group but is no parameter")
+        raise ValueError(f"'{shown(min(unknown))}' is in an optimizer group but is no parameter")
     return set(names)
 
 
 def _check_group(found: Pieces, parameters: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:
     members = set(names)
-    kinds = {kind for name, kind in found if name in members and kind not in WHOLE_KINDS} | {MASTER}
+    kinds = {kind for name, kind in found if name in members and kind not in (FROZEN, BUFFER)} | {MASTER}
     for name in names:
         for kind in sorted(kinds):
             _check_slices(f"{name}|{kind}", found.get((name, kind), []), math.prod(parameters[name]))
@@ -95,16 +97,11 @@ def _check_slices(key: str, stored: Sequence[Piece], numel: int) -> None:
         raise ValueError(f"'{key}' is saved with {cursor} elements and has {numel}")
 
 
-def _check_frozen(
-    name: str, stored: Sequence[Piece], parameters: Mapping[str, Sequence[int]], trained: set[str]
-) -> None:
-    extent = _only(name, stored)
+def _check_frozen(name: str, parameters: Mapping[str, Sequence[int]], trained: set[str]) -> None:
     if name in trained:
         raise ValueError(f"'{name}' is in an optimizer group but saved as frozen")
-    if name not in parameters or extent.shape != tuple(parameters[name]):
-        raise ValueError(
-            f"'{name}' is saved with shape {list(extent.shape)}, its own is {parameters.get(name)}"
-        )
+    if name not in parameters:
+        raise ValueError(f"'{name}' is saved as frozen but is no parameter")
 
 
 def _check_buffer(name: str, stored: Sequence[Piece], parameters: Mapping[str, Sequence[int]]) -> None:

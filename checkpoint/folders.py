@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,14 +12,16 @@ from checkpoint.format import MANIFEST, step_name, step_of
 
 STAGING, OLD, TRASH = ".tmp", ".old", ".trash"
 
+_HIDDEN = re.compile(r"\.(step-[0-9]+)(?:\.[0-9a-f]+)?(\.tmp|\.old|\.trash)")
+
 
 def hidden(checkpoints: Path, name: str, suffix: str) -> Path:
     return checkpoints / f".{name}{suffix}"
 
 
-def staging_folder(checkpoints: Path, step: int) -> Path:
+def staging_folder(checkpoints: Path, step: int, save_id: str) -> Path:
     """Where a save grows before it takes its name; hidden, so nobody reads it."""
-    return hidden(checkpoints, step_name(step), STAGING)
+    return hidden(checkpoints, step_name(step), f".{save_id}{STAGING}")
 
 
 def steps(checkpoints: Path) -> dict[int, Path]:
@@ -29,16 +32,22 @@ def steps(checkpoints: Path) -> dict[int, Path]:
     return {step: found[step] for step in sorted((step for step in found if step is not None), reverse=True)}
 
 
-def install(checkpoints: Path, step: int) -> Path:
+def install(checkpoints: Path, step: int, save_id: str) -> Path:
     """Give a finished staging folder its name, in place of an older one of the same step.
 
-    Between the two renames the step has no visible folder; :func:`clean` then brings the old one back.
+    Killed between the two renames, it leaves no visible folder of the step; :func:`clean` brings the old
+    one back.
     """
     final, old = checkpoints / step_name(step), hidden(checkpoints, step_name(step), OLD)
     _remove(old)
     if final.exists():
         os.rename(final, old)
-    os.rename(staging_folder(checkpoints, step), final)
+    try:
+        os.rename(staging_folder(checkpoints, step, save_id), final)
+    except OSError:
+        if old.exists():
+            os.rename(old, final)
+        raise
     fsync_dir(checkpoints)
     _remove(old)
     return final
@@ -55,9 +64,17 @@ def delete(folder: Path) -> None:
     _remove(trash)
 
 
-def discard(checkpoints: Path, step: int) -> None:
+def discard(checkpoints: Path, step: int, save_id: str) -> None:
     """Drop an unfinished save (rank 0, when some rank could not write its share)."""
-    _remove(staging_folder(checkpoints, step))
+    _remove(staging_folder(checkpoints, step, save_id))
+
+
+def discard_others(checkpoints: Path, step: int, save_id: str) -> None:
+    """Drop what failed saves left (rank 0, when a save begins: no rank is at work on any other)."""
+    mine = staging_folder(checkpoints, step, save_id)
+    for path, _, suffix in _hidden_folders(checkpoints):
+        if suffix == STAGING and path != mine:
+            _remove(path)
 
 
 def clean(checkpoints: Path) -> None:
@@ -68,10 +85,7 @@ def clean(checkpoints: Path) -> None:
     """
     if not checkpoints.is_dir():
         return
-    for path in sorted(checkpoints.glob(".step-*")):
-        name, suffix = path.stem.removeprefix("."), path.suffix
-        if step_of(name) is None or suffix not in (STAGING, OLD, TRASH):
-            continue
+    for path, name, suffix in _hidden_folders(checkpoints):
         if suffix == OLD and not (checkpoints / name).exists():
             os.rename(path, checkpoints / name)
         else:
@@ -82,9 +96,17 @@ def clean(checkpoints: Path) -> None:
     fsync_dir(checkpoints)
 
 
+def _hidden_folders(checkpoints: Path) -> list[tuple[Path, str, str]]:
+    """What this file has hidden: path, the name it stands for, suffix."""
+    matches = [(path, _HIDDEN.fullmatch(path.name)) for path in sorted(checkpoints.glob(".step-*"))]
+    return [(path, match[1], match[2]) for path, match in matches if match and step_of(match[1]) is not None]
+
+
 def _remove(folder: Path) -> None:
+    """Remove a folder and what is in it, if it is there; a symbolic link goes alone."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
-        # A network file system keeps files that somebody reads; the next `clean` has them.
-        shutil.rmtree(folder, ignore_errors=folder.suffix == TRASH)
+        # A network file system keeps files that somebody reads, and a rank of another node may be about to
+        # die. Nobody looks for these names again; the next `clean` has them.
+        shutil.rmtree(folder, ignore_errors=folder.suffix in (STAGING, TRASH))

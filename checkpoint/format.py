@@ -11,10 +11,9 @@ FORMAT = "umbel-state"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
-# Every kind but these two is a flat slice of a trained parameter: "master", "exp_avg", "exp_avg_sq" and
-# whatever another optimizer keeps.
+# A buffer is stored whole. Every other kind is a flat slice: "frozen" of a weight that is not trained;
+# "master", "exp_avg", "exp_avg_sq" and whatever another optimizer keeps, of one that is.
 FROZEN, BUFFER = "frozen", "buffer"
-WHOLE_KINDS = (FROZEN, BUFFER)
 MASTER = "master"
 
 # BLOOM-176B by ZeRO-3 on 384 ranks: 0.5 MB of header a file, 120 MB of manifest.
@@ -81,7 +80,7 @@ def split_key(key: str) -> tuple[str, str]:
     """
     parameter, bar, kind = key.rpartition("|")
     if not bar or not _KIND.fullmatch(kind):
-        raise ValueError(f"'{_shown(key)}' is no tensor key of the form <parameter>|<kind>")
+        raise ValueError(f"'{shown(key)}' is no tensor key of the form <parameter>|<kind>")
     return check_name(parameter), kind
 
 
@@ -92,10 +91,11 @@ def check_name(name: str) -> str:
         ValueError: it may not.
     """
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or "/" in name or "\\" in name:
-        raise ValueError(f"'{_shown(name)}' may not name a tensor (a path, unprintable or too long)")
+        raise ValueError(f"'{shown(name)}' may not name a tensor (a path, unprintable or too long)")
     return name
 
 
-def _shown(text: str) -> str:
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable if len(printable) <= 80 else printable[:77] + "..."
+def shown(text: str, limit: int = 80) -> str:
+    """What a stranger wrote, fit for one line of a message or a cell of a table."""
+    cut = text if len(text) <= limit else text[: limit - 3] + "..."
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)

@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoint.format import DTYPE_BYTES, FORMAT, FORMAT_VERSION, WHOLE_KINDS, Damaged, split_key, tensor_key
+from checkpoint.format import BUFFER, DTYPE_BYTES, FORMAT, FORMAT_VERSION, Damaged, split_key, tensor_key
 from checkpoint.safetensors import Bytes, Entry, Tensor, read_header, tensor_bytes, write_file
 from checkpoint.strict import is_counts, parse_json, plain_size
 
@@ -46,8 +46,8 @@ class Fragment(NamedTuple):
     """A piece to save.
 
     Args:
-        kind: "master", "exp_avg", "exp_avg_sq", ...: elements [start, start + n) of the flattened parameter,
-            shape (n,). "frozen", "buffer": the whole tensor, start 0, its full shape.
+        kind: "master", "exp_avg", "exp_avg_sq", "frozen", ...: elements [start, start + n) of the flattened
+            parameter, shape (n,). "buffer": the whole tensor, start 0, its full shape.
         data: the raw bytes, C order, little-endian; or a function that gives them when they are written, so
             that no two fragments need be on the host at once.
         dtype: as safetensors spells it: "F32", "BF16", "I64", ...
@@ -70,7 +70,7 @@ class Fragment(NamedTuple):
 
     @property
     def extent(self) -> Extent:
-        whole = self.kind in WHOLE_KINDS
+        whole = self.kind == BUFFER
         return Extent(self.dtype, (0,) * len(self.shape) if whole else (self.start,), tuple(self.shape))
 
 
@@ -83,7 +83,7 @@ def check_fragment(fragment: Fragment, parameters: Mapping[str, Sequence[int]]) 
     split_key(fragment.key)
     if fragment.dtype not in DTYPE_BYTES:
         raise ValueError(f"'{fragment.key}': unknown dtype '{fragment.dtype}'")
-    if fragment.kind in WHOLE_KINDS:
+    if fragment.kind == BUFFER:
         if fragment.start:
             raise ValueError(f"'{fragment.key}': a {fragment.kind} tensor is written whole")
         return fragment

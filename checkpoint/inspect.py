@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,32 @@ from checkpoint.safetensors import tensor_bytes
 
 COPIED = (
     "format_version", "run_id", "run_name", "step", "sequences", "tokens", "parent",
-    "config_fingerprint", "data_fingerprint", "software", "topology",
+    "config_fingerprint", "data_fingerprint", "software", "topology", "tied", "loss_scaler",
 )  # fmt: skip
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Step, tokens, topology, counts, bytes and optimizer groups; reads the manifest alone.
+    """Step, tokens, topology, counts, bytes, optimizer groups and ties; reads the manifest alone.
 
     Raises:
         Damaged, Foreign: as :func:`checkpoint.manifest.read`.
     """
-    manifest = manifests.read(folder)
+    manifest, digest = manifests.read_with_digest(folder)
     return {
         "folder": folder.name,
-        "manifest_sha256": manifests.digest(folder),
+        "manifest_sha256": digest,
         **{key: manifest[key] for key in COPIED},
         "parameters": _parameters(manifest),
-        "groups": [group | {"names": len(group["names"])} for group in manifest["groups"]],
+        "groups": [_group(group, manifest["parameters"]) for group in manifest["groups"]],
         "bytes": sum(file["size"] for file in manifest["files"]),
         "bytes_by_kind": _bytes_by_kind(manifest),
         "files": [{key: file[key] for key in ("name", "size", "sha256")} for file in manifest["files"]],
     }
+
+
+def _group(group: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    elements = sum(math.prod(shapes[name]) for name in group["names"])
+    return {**group, "names": len(group["names"]), "parameters": elements}
 
 
 def _parameters(manifest: manifests.Manifest) -> dict[str, int]:

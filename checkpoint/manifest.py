@@ -19,6 +19,7 @@ from checkpoint.format import (
     Damaged,
     Foreign,
     check_name,
+    shown,
     split_key,
     step_of,
 )
@@ -88,6 +89,11 @@ def read(folder: Path, *, run_id: str | None = None) -> Manifest:
         Damaged: missing, or wrong in any respect.
         Foreign: of a newer format version, or of another run.
     """
+    return read_with_digest(folder, run_id=run_id)[0]
+
+
+def read_with_digest(folder: Path, *, run_id: str | None = None) -> tuple[Manifest, str]:
+    """As :func:`read`; and the identity of what was read, also where somebody changes the file meanwhile."""
     path = folder / MANIFEST
     raw = read_plain(path, MAX_MANIFEST)
     manifest = parse_json(raw, str(path))
@@ -109,11 +115,11 @@ def read(folder: Path, *, run_id: str | None = None) -> Manifest:
         raise Damaged(f"step {manifest['step']} in a folder of another step", where=str(path))
     if run_id is not None and manifest["run_id"] != run_id:
         raise Foreign(
-            f"belongs to run '{manifest['run_name']}' ({manifest['run_id']}), not to {run_id}",
+            f"belongs to run '{shown(manifest['run_name'])}' ({shown(manifest['run_id'])}), not to {run_id}",
             where=str(path),
             fix="give every run its own folder",
         )
-    return manifest
+    return manifest, sha256(raw).hexdigest()
 
 
 def digest(folder: Path) -> str:
@@ -135,12 +141,21 @@ def check(manifest: Any) -> None:
         check_name(name)
         if not schema.is_shape(shape):
             raise ValueError(f"parameters: '{name}' must have a shape of whole numbers")
+    _check_tied(manifest["tied"], manifest["parameters"])
     for index, file in enumerate(manifest["files"]):
         _check_file(file, f"files[{index}]")
     names = [file["name"] for file in manifest["files"]]
     if len(names) != len(set(names)):
         raise ValueError("files: a name occurs twice")
     check_cover(pieces(manifest["files"]), manifest["parameters"], manifest["groups"])
+
+
+def _check_tied(tied: Mapping[str, str], parameters: Mapping[str, Any]) -> None:
+    for other, name in tied.items():
+        if check_name(other) in parameters:
+            raise ValueError(f"tied: '{other}' is a parameter of its own")
+        if name not in parameters:
+            raise ValueError(f"tied: '{other}' is tied to '{shown(name)}', which is no parameter")
 
 
 def _check_file(file: Any, label: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +14,14 @@ from base.errors import UmbelError
 from checkpoint import manifest as manifests
 from checkpoint.cover import Piece, pieces
 from checkpoint.folders import steps
-from checkpoint.format import BUFFER, DTYPE_BYTES, Damaged
-from checkpoint.fragment import read_fragments
-from checkpoint.safetensors import Entry
-from checkpoint.strict import open_plain
+from checkpoint.format import BUFFER, DTYPE_BYTES, Damaged, tensor_key
+from checkpoint.hold import held
+from checkpoint.openfiles import OpenFiles
 from checkpoint.verify import Mode
 from checkpoint.verify import verify as verify_folder
+
+STREAMED = 1 << 18
+"""Elements read at once by :meth:`StateReader.stream`: 2 MiB as float64."""
 
 
 def latest(
@@ -34,7 +34,8 @@ def latest(
     """The newest checkpoint that verifies, or None.
 
     Args:
-        verify: "full" reads and hashes everything, "sizes" suits this machine's own checkpoints.
+        verify: "full" reads and hashes everything, "sizes" suits this machine's own checkpoints, "finite"
+            passes one with a NaN by.
         run_id: refuse a checkpoint of any other run.
         warn: told of each damaged checkpoint that is passed by: which file, and why.
 
@@ -54,7 +55,9 @@ def latest(
 class StateReader:
     """Random access to a checkpoint. Reads only the bytes asked for; safe to use from several threads.
 
-    It checks the manifest, and size and header of each file on first touch; content by :func:`verify`.
+    It checks the manifest, and size and header of each file on first touch; content is checked by
+    :func:`checkpoint.verify.verify`. While it is open, retention leaves the checkpoint alone. ``digest``: its
+    identity, as :func:`checkpoint.manifest.digest`.
 
     Raises:
         Damaged, Foreign: as :func:`checkpoint.manifest.read`.
@@ -62,12 +65,12 @@ class StateReader:
 
     def __init__(self, folder: Path, *, run_id: str | None = None) -> None:
         self.folder = folder
-        self.manifest = manifests.read(folder, run_id=run_id)
-        self._pieces = pieces(self.manifest["files"])
-        self._files = {file["name"]: file for file in self.manifest["files"]}
-        self._opened: dict[str, tuple[int, dict[str, Entry]]] = {}
-        self._stack = ExitStack()
-        self._lock = threading.Lock()
+        with ExitStack() as stack:
+            stack.enter_context(held(folder))
+            self.manifest, self.digest = manifests.read_with_digest(folder, run_id=run_id)
+            self._pieces = pieces(self.manifest["files"])
+            self._files = stack.enter_context(OpenFiles(folder, self.manifest["files"]))
+            self._stack = stack.pop_all()
 
     def names(self, kind: str) -> list[str]:
         """Sorted names of the parameters (or buffers) that have this kind."""
@@ -76,6 +79,14 @@ class StateReader:
     def kinds(self, parameter: str) -> list[str]:
         """Sorted kinds stored for a parameter or buffer."""
         return sorted(kind for name, kind in self._pieces if name == parameter)
+
+    def tensors(self) -> list[tuple[str, str]]:
+        """Sorted (parameter or buffer, kind) of all that is stored."""
+        return sorted(self._pieces)
+
+    def size(self, parameter: str, kind: str) -> int:
+        """Number of elements."""
+        return self._of(parameter, kind)[-1].extent.stop
 
     def dtype(self, parameter: str, kind: str) -> str:
         """As safetensors spells it: "F32", "BF16", ..."""
@@ -113,16 +124,26 @@ class StateReader:
         if not 0 <= start <= stop <= group[-1].extent.stop:
             raise UmbelError(f"no elements {start} to {stop} of '{parameter}|{kind}'", where=str(self.folder))
         width = DTYPE_BYTES[group[0].extent.dtype]
+        group = [piece for piece in group if max(start, piece.extent.start) < min(stop, piece.extent.stop)]
+        for piece in group:
+            # What the manifest claims is believed, and memory allocated, once the files are as large as that.
+            self._files.check(piece.file)
         out = np.empty((stop - start) * width, np.uint8) if out is None else out
         if out.nbytes != (stop - start) * width:
             raise ValueError(f"{out.nbytes} bytes to fill, {(stop - start) * width} asked for")
         for piece in group:
             first, last = max(start, piece.extent.start), min(stop, piece.extent.stop)
-            if first < last:
-                # Positioned reads, not a memory map: a file cut short then is an error, not a SIGBUS.
-                target = out.data[(first - start) * width : (last - start) * width]
-                self._fill(target, f"{parameter}|{kind}", piece, (first - piece.extent.start) * width)
+            target = out.data[(first - start) * width : (last - start) * width]
+            self._files.fill(
+                target, piece.file, tensor_key(parameter, kind), (first - piece.extent.start) * width
+            )
         return out
+
+    def stream(self, parameter: str, kind: str) -> Iterator[np.ndarray]:
+        """A whole tensor as :meth:`read` gives it, piece by piece, in constant memory."""
+        size = self.size(parameter, kind)
+        for start in range(0, size, STREAMED):
+            yield self.read(parameter, kind, start, min(start + STREAMED, size))
 
     def _of(self, parameter: str, kind: str) -> list[Piece]:
         try:
@@ -130,25 +151,8 @@ class StateReader:
         except KeyError:
             raise UmbelError(f"holds no '{parameter}|{kind}'", where=str(self.folder)) from None
 
-    def _fill(self, target: memoryview, key: str, piece: Piece, skip: int) -> None:
-        descriptor, entries = self._open(piece.file)
-        position = entries[key].begin + skip
-        while target:
-            count = os.preadv(descriptor, [target], position)
-            if not count:
-                raise Damaged("ends too early", where=str(self.folder / piece.file))
-            target, position = target[count:], position + count
-
-    def _open(self, name: str) -> tuple[int, dict[str, Entry]]:
-        with self._lock:
-            if name not in self._opened:
-                path = self.folder / name
-                file = self._stack.enter_context(open_plain(path))
-                self._opened[name] = (file.fileno(), read_fragments(file, self._files[name], str(path)))
-            return self._opened[name]
-
     def close(self) -> None:
-        self._opened.clear()
+        """Let the checkpoint go; what was read stays."""
         self._stack.close()
 
     def __enter__(self) -> StateReader:

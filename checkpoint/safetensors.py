@@ -6,20 +6,18 @@ the tensors' bytes without holes).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from base.files import CHUNK
 from checkpoint.format import DTYPE_BYTES, MAX_DIMENSIONS, MAX_HEADER, Damaged
+from checkpoint.stream import HashedFile
 from checkpoint.strict import is_count, is_counts, parse_json, plain_size
 
 METADATA = "__metadata__"
@@ -66,17 +64,16 @@ def write_file(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str
         ValueError: a tensor's bytes are not dtype times shape, or the header could not be read back.
         OSError: the disk says no.
     """
-    digest = hashlib.sha256()
     header = encode_header(tensors, metadata)
     size = len(header) + sum(tensor_bytes(tensor.dtype, tensor.shape) for tensor in tensors)
     parse_header(header[8:], size, path.name)
-    with open(path, "wb") as file:
-        _stream(memoryview(header), file, digest.update)
+    with HashedFile(path) as file:
+        file.write(memoryview(header))
         for tensor in tensors:
-            _stream(flat_bytes(tensor), file, digest.update)
-        file.flush()
-        os.fsync(file.fileno())
-    return size, digest.hexdigest()
+            if callable(tensor.data):
+                file.settle()  # it may use the memory of the one before
+            file.write(flat_bytes(tensor))
+    return size, file.sha256
 
 
 def flat_bytes(tensor: Tensor) -> memoryview:
@@ -91,13 +88,6 @@ def flat_bytes(tensor: Tensor) -> memoryview:
     if view.nbytes != needed or not view.c_contiguous:
         raise ValueError(f"'{tensor.key}': {view.nbytes} bytes given, {needed} contiguous bytes needed")
     return view.cast("B") if needed else memoryview(b"")
-
-
-def _stream(view: memoryview, file: BinaryIO, update: Callable[[memoryview], object]) -> None:
-    for start in range(0, len(view), CHUNK):
-        chunk = view[start : start + CHUNK]
-        update(chunk)
-        file.write(chunk)
 
 
 def encode_header(tensors: Sequence[Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -26,24 +26,59 @@ def is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def is_free_object(value: Any) -> bool:
+    """Whatever a program wants to say, but not so deep that walking through it ends the program."""
+    return isinstance(value, dict) and _is_shallow(value, MAX_DEPTH)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
+
+
 def is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_text, value))
+def is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def is_texts_by_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_text, value)) and all(map(is_text, value.values()))
 
 
 def is_shape(value: Any) -> bool:
     return is_counts(value) and len(value) <= MAX_DIMENSIONS
 
 
+def is_loss_scaler(value: Any) -> bool:
+    """Of fp16 training: the scale, and what decides when it changes (deepspeed/runtime/fp16/loss_scaler.py).
+
+    A scaler that never changes has ``cur_scale`` alone. ``last_overflow_iter`` may be -1: there was none.
+    """
+    if value is None:
+        return True
+    if not isinstance(value, dict) or "cur_scale" not in value:
+        return False
+    scale, counters = value["cur_scale"], value.keys() - {"cur_scale"}
+    return (
+        counters <= SCALER_COUNTERS
+        and type(scale) in (int, float)
+        and 0 < scale < 1 << 127
+        and all(type(value[key]) is int and -1 <= value[key] < 1 << 63 for key in counters)
+    )
+
+
 def is_stage(value: Any) -> bool:
     return is_count(value) and value <= 3
 
 
+SCALER_COUNTERS = {"cur_iter", "last_overflow_iter", "cur_hysteresis"}
+MAX_DEPTH = 16
 TEXT = (is_text, "a line of text")
 COUNT = (is_count, "a whole number")
+FREE = (is_free_object, f"an object at most {MAX_DEPTH} deep")
 
 FACTS: Rules = {
     "run_id": TEXT,
@@ -55,9 +90,11 @@ FACTS: Rules = {
     "config_fingerprint": TEXT,
     "data_fingerprint": TEXT,
     "groups": (is_list, "a list of optimizer groups"),
-    "software": (lambda value: is_object(value) and all(map(is_text, value.values())), "text by name"),
-    "topology": (is_object, "an object"),
-    "extra": (is_object, "an object"),
+    "software": (is_texts_by_text, "text by name"),
+    "topology": FREE,
+    "tied": (is_texts_by_text, "parameter names by their other names"),
+    "loss_scaler": (is_loss_scaler, "null, or cur_scale above 0 and whole numbers from -1 on"),
+    "extra": FREE,
 }
 MANIFEST: Rules = {
     **FACTS,
@@ -67,9 +104,9 @@ MANIFEST: Rules = {
     "files": (is_list, "a list of files"),
 }
 GROUP: Rules = {
-    "names": (is_texts, "a list of parameter names"),
+    "names": (is_names, "a list of parameter names"),
     "step": COUNT,
-    "hyperparameters": (is_object, "an object"),
+    "hyperparameters": FREE,
 }
 TOPOLOGY: Rules = {
     "world_size": (lambda value: is_count(value) and value > 0, "a whole number above 0"),

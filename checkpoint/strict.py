@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,11 +13,14 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
+from base.errors import UmbelError
 from base.files import human_bytes
 from checkpoint.format import Damaged
 
-# A list or an object costs ~64 bytes of memory. Ours hold one for every 16 bytes of text, a bomb one for 2.
-BYTES_PER_CONTAINER = 8
+# What a value costs in memory beyond its text: an object 232 bytes, a list 72, anything else 64. Ours are at
+# least so many bytes of text apart, those of a bomb 2. So what is parsed takes at most 10 times its text.
+BYTES_APART = {b"{": 24, b"[": 16, b",": 8}
+ANY_NUMBER = 1 << 12
 
 
 @contextmanager
@@ -25,16 +29,22 @@ def open_plain(path: Path) -> Iterator[BufferedReader]:
 
     Raises:
         Damaged: it is missing, no regular file, or a read of it fails.
+        UmbelError: this process may not open any more files.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(path, "rb", opener=_plain_opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Damaged("is no regular file", where=str(path))
             yield file
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UmbelError("too many open files", where=str(path), fix="raise ulimit -n") from error
         reason = "is a symbolic link" if path.is_symlink() else f"cannot be read ({error.strerror})"
         raise Damaged(reason, where=str(path)) from error
+
+
+def _plain_opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def plain_size(file: BufferedReader) -> int:
@@ -48,9 +58,10 @@ def read_plain(path: Path, limit: int) -> bytes:
         Damaged: larger than that, or as :func:`open_plain`.
     """
     with open_plain(path) as file:
-        if plain_size(file) > limit:
+        size = plain_size(file)
+        if size > limit:
             raise Damaged(f"is larger than {human_bytes(limit)}", where=str(path))
-        return file.read(limit)
+        return file.read(size)
 
 
 def parse_json(raw: bytes, where: str) -> Any:
@@ -59,8 +70,9 @@ def parse_json(raw: bytes, where: str) -> Any:
     Raises:
         Damaged: otherwise.
     """
-    if (raw.count(b"{") + raw.count(b"[")) * BYTES_PER_CONTAINER > len(raw) + 8192:
-        raise Damaged("holds more brackets than any real file", where=where)
+    for mark, apart in BYTES_APART.items():
+        if raw.count(mark) > len(raw) // apart + ANY_NUMBER:
+            raise Damaged(f"holds more '{mark.decode()}' than any real file", where=where)
     try:
         return json.loads(
             raw.decode("utf-8"),

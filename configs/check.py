@@ -40,6 +40,9 @@ _AT_LEAST = {
     "schedule.batch_ramp.sequences": 1,
     "checkpoint.every": 0,
     "checkpoint.keep_last": 1,
+    "checkpoint.keep_every": 1,
+    "checkpoint.keep_best": 0,
+    "checkpoint.compare_replicas": 0,
     "evaluation.every": 0,
     "evaluation.sequences": 1,
     "samples.every": 0,
@@ -47,7 +50,14 @@ _AT_LEAST = {
     "tracker.log_every": 1,
     "cluster.nodes": 1,
 }
-_ABOVE_ZERO = ("data.mixture.temperature", "data.mixture.max_epochs", "data.cache_gb")
+_ABOVE_ZERO = (
+    "data.mixture.temperature",
+    "data.mixture.max_epochs",
+    "data.cache_gb",
+    "checkpoint.every_minutes",
+    "checkpoint.max_minutes",
+    "cluster.mtbf_hours",
+)
 
 
 def check(config: RunConfig) -> None:
@@ -100,7 +110,7 @@ def _check_bounds(values: dict[str, Any]) -> None:
         if isinstance(value, int | float) and not lowest <= value < math.inf:
             raise UmbelError(f"must be a number from {lowest} on, not {value}", where=key)
     for key in _ABOVE_ZERO:
-        if not 0 < values[key] < math.inf:
+        if values[key] is not None and not 0 < values[key] < math.inf:
             raise UmbelError(f"must be a number above 0, not {values[key]}", where=key)
 
 

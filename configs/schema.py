@@ -200,11 +200,19 @@ class Schedule:
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """When the portable state is saved, and how much of it is kept."""
+    """When the portable state is saved, how, and how much of it is kept."""
 
-    every: int = 100  # steps; 0: only at the end and on a stop
+    every: int | Literal["auto"] = 100  # steps; 0: not by steps; auto: as often as pays (cluster.mtbf_hours)
+    every_minutes: float | None = None  # and when so much time has passed since the last save
+    max_minutes: float = 60.0  # auto: at least this often
+    asynchronous: bool = True  # a process beside each worker writes; false: the step waits for the disk
+    when_busy: Literal["wait", "skip"] = "wait"  # a save that comes while the last one is being written
     keep_last: int = 3
-    verify: Literal["full", "sizes"] = "full"  # what resuming checks of its own files
+    keep_every: int | None = None  # keep those of steps divisible by this, too
+    keep_best: int = 0  # keep so many with the lowest held-out loss, too
+    verify: Literal["sizes", "full", "finite"] = "full"  # what resuming checks of its own files
+    self_check: bool = True  # read the first save of each start back and compare it with the live state
+    compare_replicas: int = 0  # steps between two checks that all replicas hold the same weights; 0: never
 
 
 @dataclass(kw_only=True)
@@ -244,6 +252,7 @@ class Cluster:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     peak_tflops: float | None = None  # per device, dense bf16; None: known devices by name
     memory_gb: float | None = None  # per process; None: read from the device
+    mtbf_hours: float = 5000.0  # mean time between failures of one node; BLOOM and Llama 3 saw 4000 to 6000
 
 
 @dataclass(kw_only=True)

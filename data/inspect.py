@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from base.errors import UmbelError
+from data.order.mixing import Numbers
 from data.rows.pack import Row
 from data.stream import IGNORED, BatchStream, Rows, Share
 from data.streaming.lanes import Cursors
@@ -73,10 +74,10 @@ class Kept:
     def cursors(self) -> Cursors | None:
         return self._rows.cursors
 
-    def read(self, number: int) -> tuple[str, Row]:
-        source, row = self._rows.read(number)
-        self._kept.append((number, source, row))
-        return source, row
+    def read(self, numbers: Numbers) -> list[tuple[str, Row]]:
+        found = self._rows.read(numbers)
+        self._kept += [(number, *each) for number, each in zip(numbers.tolist(), found, strict=True)]
+        return found
 
     def pass_to(self, number: int) -> None:
         self._rows.pass_to(number)
@@ -110,7 +111,7 @@ def sequences(
 
 def _sequence(stream: BatchStream, rows: Rows, slots: range, index: int) -> dict[str, Any]:
     number = stream.order.number(slots[index])
-    source, row = rows.read(number)
+    [(source, row)] = rows.read(np.array([number]))
     decode = stream.prepared.tokenizer.decode
     return {
         "slot": index,

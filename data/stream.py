@@ -8,13 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from base.errors import UmbelError
 from configs.batch import sequences_at
 from configs.schema import RunConfig, Source
 from data.files import OpenSource
-from data.micro_batch import IGNORED, MicroBatch, micro_batch
+from data.micro_batch import IGNORED, MicroBatch, micro_batches
 from data.order.document_order import DocumentOrder
 from data.order.global_order import GlobalOrder
+from data.order.mixing import Numbers
 from data.order.shuffle import shuffled
 from data.order.weights import plan
 from data.prefetch import Prefetch
@@ -82,7 +85,7 @@ class Rows(Protocol):
     @property
     def cursors(self) -> Cursors | None: ...
 
-    def read(self, number: int) -> tuple[str, Row]: ...
+    def read(self, numbers: Numbers) -> list[tuple[str, Row]]: ...
 
     def pass_to(self, number: int) -> None: ...
 
@@ -99,10 +102,15 @@ class PreparedRows:
             name: shuffled(len(table), f"{order.seed} {name}") for name, table in self._tables.items()
         }
 
-    def read(self, number: int) -> tuple[str, Row]:
-        """The source and the row of a number of the order."""
-        source, ordinal = self._order.pick(number)
-        return source, self._tables[source].row(self._shuffled[source][ordinal])
+    def read(self, numbers: Numbers) -> list[tuple[str, Row]]:
+        """The source and the row of each number of the order."""
+        sources, ordinals = self._order.picks(numbers)
+        found: dict[int, tuple[str, Row]] = {}
+        for source in set(sources.tolist()):
+            name, places = self._order.sources[source], np.flatnonzero(sources == source)
+            rows = self._tables[name].rows(self._shuffled[name].take(ordinals[places]))
+            found |= {place: (name, row) for place, row in zip(places.tolist(), rows, strict=True)}
+        return [found[place] for place in range(len(numbers))]
 
     def pass_to(self, number: int) -> None:
         """Nothing to do: no row depends on those before it."""
@@ -164,9 +172,16 @@ class BatchStream:
         consumed = self.slots(step).start
         return self.order.number(consumed - 1) + 1 if consumed else 0
 
+    def numbers(self, step: int, share: Share) -> Numbers:
+        """The order's numbers whose rows a rank takes at 1-based ``step``: int64 [rows]."""
+        dealt = self.order.numbers(self.slots(step)).reshape(-1, share.world_size, share.micro_batch)
+        return dealt[:, share.rank].reshape(-1)
+
     def micro_batches(self, rows: Rows, step: int, share: Share) -> list[MicroBatch]:
         """What a rank computes at 1-based ``step``, in order."""
-        return [self._micro_batch(rows, slots) for slots in share.of(self.slots(step))]
+        parts = share.of(self.slots(step))
+        read = [row for _, row in rows.read(self.numbers(step, share))]
+        return self._assemble(read, parts)
 
     def read(self, steps: range, share: Share, cursors: Cursors | None = None) -> Prefetch[StepBatches]:
         """A rank's batches of consecutive steps, made ahead in the background.
@@ -186,10 +201,8 @@ class BatchStream:
         micro-batches of ``size``; the last may be smaller. ``first_slot`` counts the rows."""
         table = self.prepared.rows(source, "held_out")
         count = min(sequences, len(table))
-        return [
-            self._assemble([table.row(row) for row in range(first, min(first + size, count))], first)
-            for first in range(0, count, size)
-        ]
+        parts = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        return self._assemble(table.rows(np.arange(count)), parts)
 
     def _step(self, rows: Rows, step: int, share: Share) -> StepBatches:
         batches = self.micro_batches(rows, step, share)
@@ -224,11 +237,7 @@ class BatchStream:
         order = DocumentOrder(opened.rows, self.data.shuffle_window, f"{self.order.seed} {opened.name}")
         return StreamedSource(store, order, declared.max_epochs, opened.key, LookAhead(store, order))
 
-    def _micro_batch(self, rows: Rows, slots: range) -> MicroBatch:
-        read = [rows.read(self.order.number(slot))[1] for slot in slots]
-        return self._assemble(read, slots.start)
-
-    def _assemble(self, rows: Sequence[Row], first_slot: int) -> MicroBatch:
+    def _assemble(self, rows: Sequence[Row], parts: Sequence[range]) -> list[MicroBatch]:
         restart = self.data.intra_document_mask
         pad_id, longest = self.prepared.pad_id, self.prepared.sequence_length
-        return micro_batch(rows, first_slot, pad_id, longest, restart_positions=restart)
+        return micro_batches(rows, parts, pad_id, longest, restart_positions=restart)

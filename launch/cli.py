@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from launch.commands import checkpoint, data, demo, doctor, launch, logs, model, plan, status, stop, tokenizer
+from launch.commands import (
+    checkpoint,
+    data,
+    demo,
+    doctor,
+    launch,
+    logs,
+    model,
+    plan,
+    rollback,
+    status,
+    stop,
+    tokenizer,
+)
 
 START, RUNNING, RESULTS, LOOK = "Start", "While it runs", "Use the result", "Look inside"
 
@@ -60,6 +73,7 @@ app.command("resume", rich_help_panel=START)(launch.resume)
 app.command("status", rich_help_panel=RUNNING)(status.status)
 app.command("logs", rich_help_panel=RUNNING)(logs.logs)
 app.command("stop", rich_help_panel=RUNNING)(stop.stop)
+app.command("rollback", rich_help_panel=RUNNING)(rollback.rollback)
 app.command("generate", rich_help_panel=RESULTS)(model.generate)
 app.command("eval", rich_help_panel=RESULTS)(model.evaluate)
 app.command("export", rich_help_panel=RESULTS)(model.export)

@@ -59,12 +59,13 @@ def launch(
         preflight.check_port()
     for note in warnings(config, processes) if hints else ():
         warn(note)
-    changed = _changed_keys(config, folder, change)
     is_new = not folder.path.exists()
     with contextlib.ExitStack() as held:
         with _telling_ctrl_c():
             lock = held.enter_context(preflight.take(folder.create(), say))
             with _whole(folder, is_new):
+                # Not before the run is ours: a rollback may change it.
+                changed = _changed_keys(config, folder, change)
                 if not yes and next_attempt(folder) == 1:
                     check_fits(config, folder, processes)
                 if not _make_ready(config, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import statistics
 from pathlib import Path
@@ -12,15 +13,17 @@ from base.devices import cuda_devices
 from base.errors import UmbelError
 from configs.batch import check_batch, sequences_at
 from configs.check import warnings as config_warnings
-from configs.schema import RunConfig
+from configs.schema import Checkpoint, RunConfig
 from launch.screens.plan import render
+from record.events import read_events
 from record.folder import RunFolder
 from record.metrics import read_metrics
+from train.cadence import expected
 
 if TYPE_CHECKING:
     from train.memory import Memory
 
-__all__ = ["Plan", "checkpoint_bytes", "make_plan", "render"]
+__all__ = ["Plan", "checkpoints_kept", "make_plan", "render"]
 
 _RECENT = 50
 """How many of the newest steps tell a run's speed."""
@@ -49,7 +52,11 @@ class Plan:
     memory_needed: int
     memory_available: int
     host_memory_needed: int
+    host_memory_per_node: int
     fits: bool
+    saves: str
+    save_interval: float | None
+    lost_share: float | None
     checkpoint_bytes: int
     checkpoints_kept: int
     disk_needed: int
@@ -73,20 +80,23 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
     """
     from train.document_mask import check_document_mask
     from train.flops import flops_per_token
-    from train.memory import USABLE, device_memory, estimate
+    from train.memory import USABLE, device_memory, estimate, state_bytes
     from train.model import check_shape, meta_model, model_config, parameter_count
 
     check_batch(config, world_size)
     check_shape(config)
     check_document_mask(config)
     count = parameter_count(meta_model(config.model))
-    available = device_memory(config, -(-world_size // config.cluster.nodes))
+    per_node = -(-world_size // config.cluster.nodes)
+    available = device_memory(config, per_node)
     micro_batch, problem = _micro_batch(config, world_size, available)
     memory = estimate(config, world_size, micro_batch)
     sequences = sequences_at(config.schedule, config.schedule.steps)
     tokens = sequences * config.data.sequence_length
-    rate, done = _rate(RunFolder.of(config), world_size)
-    checkpoint = checkpoint_bytes(config, count.total, count.trainable)
+    folder = RunFolder.of(config)
+    rate, done = _rate(folder, world_size)
+    interval, lost = _saving(config, folder, rate)
+    checkpoint, kept = state_bytes(config, count), checkpoints_kept(config)
     return Plan(
         run=config.run.name,
         model=_model_name(config),
@@ -107,10 +117,14 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
         memory_needed=memory.total,
         memory_available=available,
         host_memory_needed=memory.host,
+        host_memory_per_node=memory.host * per_node,
         fits=memory.total <= USABLE * available,
+        saves=_saves(config.checkpoint),
+        save_interval=interval,
+        lost_share=lost,
         checkpoint_bytes=checkpoint,
-        checkpoints_kept=config.checkpoint.keep_last,
-        disk_needed=checkpoint * (config.checkpoint.keep_last + 1),
+        checkpoints_kept=kept,
+        disk_needed=checkpoint * (kept + 1),
         disk_free=shutil.disk_usage(_existing(Path(config.run.dir))).free,
         tokens_per_second=rate,
         seconds=(tokens - done) / rate if rate else None,
@@ -119,10 +133,22 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
     )
 
 
-def checkpoint_bytes(config: RunConfig, parameters: int, trainable: int) -> int:
-    """Size of one checkpoint: fp32 weight and two moments of what is trained; frozen weights of one's own."""
-    frozen = 0 if config.model.pretrained else parameters - trainable
-    return 12 * trainable + 4 * frozen
+def checkpoints_kept(config: RunConfig) -> int:
+    """How many checkpoints retention leaves at the end of a run, at most.
+
+    Assumes that none is kept by two rules at once and, where saves do not go by steps alone, that every step
+    which ``keep_every`` names is saved.
+    """
+    settings, steps = config.checkpoint, config.schedule.steps
+    kept = settings.keep_last
+    if settings.keep_every:
+        by_steps = settings.every != "auto" and settings.every > 0 and settings.every_minutes is None
+        kept += steps // (
+            math.lcm(int(settings.every), settings.keep_every) if by_steps else settings.keep_every
+        )
+    if config.evaluation.every:
+        kept += min(settings.keep_best, steps // config.evaluation.every)
+    return kept
 
 
 def _micro_batch(config: RunConfig, world_size: int, available: int) -> tuple[int, str | None]:
@@ -151,6 +177,27 @@ def _rate(folder: RunFolder, world_size: int) -> tuple[float | None, int]:
     rates = [line["tokens_per_second"] for line in lines if line.get("world_size") == world_size]
     known = [rate for rate in rates[-_RECENT:] if rate]
     return (statistics.median(known) if known else None), int(lines[-1]["tokens"]) if lines else 0
+
+
+def _saving(config: RunConfig, folder: RunFolder, rate: float | None) -> tuple[float | None, float | None]:
+    """Seconds from save to save, and the share of time lost, of a run whose steps and saves are measured."""
+    if not rate or not folder.events.is_file():
+        return None, None
+    events = [event for event in read_events(folder) if event["event"] == "checkpoint" and "blocked" in event]
+    saves = [(event["blocked"], event["seconds"]) for event in events]
+    step = config.schedule.global_batch * config.data.sequence_length / rate
+    return expected(config.checkpoint, config.cluster, saves, step) or (None, None)
+
+
+def _saves(config: Checkpoint) -> str:
+    """When the run saves, in words."""
+    if config.every == "auto":
+        rules = [f"as often as pays, at least every {config.max_minutes:g} minutes"]
+    else:
+        rules = [f"every {config.every} steps"] if config.every else []
+    if config.every_minutes is not None:
+        rules.append(f"every {config.every_minutes:g} minutes")
+    return " and ".join(rules) or "at its end"
 
 
 def _model_name(config: RunConfig) -> str:

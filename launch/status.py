@@ -8,7 +8,7 @@ from typing import Any
 
 from base.errors import UmbelError
 from configs.compose import load
-from record.events import latest, read_events, since_start
+from record.events import goes_on_from, latest, read_events, since_start
 from record.folder import RunFolder
 from record.jsonl import tail_lines
 from record.metrics import KEYS, lineage
@@ -34,6 +34,7 @@ class RunStatus:
     zero_stage: int | None = None
     checkpoint_step: int | None = None
     checkpoint_age: float | None = None
+    rolled_back_from: int | None = None
     error: str | None = None
 
 
@@ -42,10 +43,12 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
     events = read_events(folder)
     total = steps if steps is not None else load(folder.run_yaml).schedule.steps
     state = run_state(folder, events)
-    start, checkpoint = latest(events, "start") or {}, _newest_checkpoint(events) or {}
+    start, checkpoint = latest(events, "start") or {}, latest(events, "checkpoint") or {}
+    origin = latest(events, "start", "rollback")
     lines = lineage(tail_lines(folder.metrics, keys=KEYS), events)
     last = lines[-1] if lines else {}
-    step = max([event["step"] for event in (start, checkpoint, last) if "step" in event], default=0)
+    begun = (origin and goes_on_from(origin)) or 0
+    step = max(begun, checkpoint.get("step", 0), last.get("step", 0))
     pace = _seconds_per_step(lines) if state == "running" else None
     phase = latest(events, "phase") if state in ("starting", "running") else None
     return RunStatus(
@@ -64,6 +67,7 @@ def status_of(folder: RunFolder, steps: int | None = None) -> RunStatus:
         zero_stage=start.get("zero_stage"),
         checkpoint_step=checkpoint.get("step"),
         checkpoint_age=age(checkpoint["time"]) if checkpoint else None,
+        rolled_back_from=origin["from"] if origin and state == "rolled back" else None,
         error=_cause(events) if state == "failed" else None,
     )
 
@@ -89,14 +93,6 @@ def _cause(events: list[dict[str, Any]]) -> str | None:
     failed = [event for event in since_start(events, "starting workers") if event["event"] == "failed"]
     verdicts = [event for event in failed if event.get("verdict")]
     return next((event.get("error") for event in verdicts[-1:] + failed), None)
-
-
-def _newest_checkpoint(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest checkpoint the run stands on; the newest start may have passed by damaged ones."""
-    now = since_start(events)
-    limit = now[0]["step"] if now and now[0]["event"] == "start" else float("inf")
-    before = [event for event in events[: len(events) - len(now)] if event.get("step", 0) <= limit]
-    return latest(before + now, "checkpoint")
 
 
 def _seconds_per_step(lines: list[dict[str, Any]]) -> float | None:

@@ -1,7 +1,8 @@
-"""What happened to a run: starts, phases, checkpoints, ends. One line each in ``events.jsonl``."""
+"""What happened to a run: starts, phases, checkpoints, rollbacks, ends. One line each in ``events.jsonl``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,19 +33,41 @@ def next_attempt(folder: RunFolder) -> int:
     return 1 + len([event for event in read_events(folder) if event["event"] == "start"])
 
 
-def since_start(events: list[dict[str, Any]], phase: str | None = None) -> list[dict[str, Any]]:
-    """The newest ``start``, or phase of that name, and what came after it; all events before any.
+def since_start(events: Sequence[dict[str, Any]], phase: str | None = None) -> Sequence[dict[str, Any]]:
+    """The newest start, rollback, or phase of that name, and what came after it; all events before any.
 
     A start that fails before its first step has a phase alone.
     """
     starts = [
         number
         for number, event in enumerate(events)
-        if event["event"] == "start" or (event["event"] == "phase" and event["name"] == phase)
+        if event["event"] in ("start", "rollback") or (event["event"] == "phase" and event["name"] == phase)
     ]
     return events[starts[-1] :] if starts else events
 
 
-def latest(events: list[dict[str, Any]], *names: str) -> dict[str, Any] | None:
-    """The newest event that has one of these names."""
-    return next((event for event in reversed(events) if event["event"] in names), None)
+def goes_on_from(event: dict[str, Any]) -> int | None:
+    """The step from which the run goes on after a start or a rollback; None for any other event."""
+    key = {"start": "step", "rollback": "to"}.get(event["event"])
+    return event.get(key) if key else None
+
+
+def standing(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events without news of steps that a later start or rollback went back behind."""
+    return list(_standing_newest_first(events))[::-1]
+
+
+def latest(events: Sequence[dict[str, Any]], *names: str) -> dict[str, Any] | None:
+    """The newest standing event that has one of these names."""
+    return next((event for event in _standing_newest_first(events) if event["event"] in names), None)
+
+
+def _standing_newest_first(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    limit = float("inf")
+    for event in reversed(events):
+        step = goes_on_from(event)
+        if step is not None:
+            limit = min(limit, step)
+        elif event.get("step", 0) > limit:
+            continue
+        yield event

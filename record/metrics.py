@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from record.events import read_events, utc_now
+from record.events import goes_on_from, read_events, utc_now
 from record.folder import RunFolder
 from record.jsonl import append_lines, read_lines
 
@@ -33,13 +33,13 @@ class MetricsWriter:
 def read_metrics(folder: RunFolder) -> list[Line]:
     """What a reader shows: each step once, in order.
 
-    An attempt that resumed after step s repeats what earlier attempts did beyond s, so their lines with
-    step > s do not count; where two attempts tell the same step, the newer one does.
+    An attempt that resumed after step s repeats what earlier attempts did beyond s, and a rollback to s gives
+    it up: their lines with step > s do not count. Where two attempts tell the same step, the newer one does.
     """
     return lineage(read_lines(folder.metrics, KEYS), read_events(folder))
 
 
-def lineage(lines: Iterable[Line], events: Iterable[Line]) -> list[Line]:
+def lineage(lines: Iterable[Line], events: Sequence[Line]) -> list[Line]:
     """The lines that are part of the run as it stands, sorted by step."""
     valid_up_to = _valid_up_to(events)
     shown: dict[int, Line] = {}
@@ -52,12 +52,13 @@ def lineage(lines: Iterable[Line], events: Iterable[Line]) -> list[Line]:
     return [shown[step] for step in sorted(shown)]
 
 
-def _valid_up_to(events: Iterable[Line]) -> dict[int, float]:
-    """Attempt → the last of its steps that no later attempt started before."""
-    starts = [(event["attempt"], event["step"]) for event in events if event["event"] == "start"]
+def _valid_up_to(events: Sequence[Line]) -> dict[int, float]:
+    """Attempt → the last of its steps that no later start or rollback went back behind."""
     limits: dict[int, float] = {}
     limit = float("inf")
-    for attempt, step in sorted(starts, reverse=True):
-        limits[attempt] = limit
-        limit = min(limit, step)
+    for event in reversed(events):
+        if event["event"] == "start":
+            limits[event["attempt"]] = limit
+        step = goes_on_from(event)
+        limit = limit if step is None else min(limit, step)
     return limits

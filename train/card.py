@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from base.files import human_bytes
-from record.events import read_events
+from record.events import read_events, standing
 from record.metrics import read_metrics
 from train.weights import RunModel
 
@@ -115,7 +115,11 @@ def _losses(loaded: RunModel) -> tuple[str, str]:
     """As last measured up to the exported step."""
     step = loaded.position.step
     lines = [line for line in read_metrics(loaded.folder) if line["step"] <= step]
-    told = [e for e in read_events(loaded.folder) if e["event"] == "evaluation" and e["step"] <= step]
+    told = [
+        event
+        for event in standing(read_events(loaded.folder))
+        if event["event"] == "evaluation" and event["step"] <= step
+    ]
     loss = f"{lines[-1]['loss']:.4f}" if lines and lines[-1]["loss"] is not None else "not recorded"
     if not told:
         return loss, "not measured"

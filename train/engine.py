@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ class Engine(abc.ABC):
         model: the Transformers model (possibly with adapters), with its own parameter names.
         optimizer: the torch optimizer whose param_groups carry the learning rate.
         state: master weights and moments, by parameter name.
+        before_update: called when an update is about to write to the state, which nothing else does.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Engine(abc.ABC):
 
     def __init__(self, config: RunConfig, world: World) -> None:
         self.config, self.world = config, world
+        self.before_update: Callable[[], object] = lambda: None
 
     def step(self, step: int, batches: list[MicroBatch], targets: int, lr: float) -> StepMetrics:
         """Forward, backward and update on this process's micro-batches of 1-based step ``step``.
@@ -61,6 +63,7 @@ class Engine(abc.ABC):
                 # Data parallelism averages gradients over processes; the loss is a sum over them.
                 self.backward(loss * self.world.size)
             total += loss.detach()
+        self.before_update()
         return StepMetrics(total, self.update())
 
     def loss_sum(self, batch: MicroBatch) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,7 @@ class StepRecord:
     began: float  # time.perf_counter at its start
     data_wait: float  # seconds
     cursors: Cursors | None = None  # where this process's lanes stand after it; None in prepared mode
+    save: bool = False  # the state after it is to be saved; all processes agree
 
 
 class Hook(Protocol):
@@ -47,6 +48,7 @@ class Loop:
     stream: BatchStream
     micro_batch: int
     stop: StopRequest
+    due: Callable[[int], bool]  # whether the state after a step is to be saved; asked on the first process
     hooks: Sequence[Hook]
 
     def run(self, position: Position, cursors: Cursors | None, last_step: int) -> Position:
@@ -60,13 +62,15 @@ class Loop:
         with self.stream.read(steps, share, cursors) as prefetched:
             for step, batches, after in prefetched:
                 began = time.perf_counter() - prefetched.data_wait
-                stops, targets, tokens = world.sum([self.stop.pending(), *counts(batches)])
+                due = world.is_first and self.due(step)
+                stops, save, targets, tokens = world.sum([self.stop.pending(), due, *counts(batches)])
                 if stops:
                     break
                 lr = learning_rate(config.schedule, config.optimizer.lr, step)
                 metrics = self.engine.step(step, batches, targets, lr)
                 position = position.after(global_batch_at(config.schedule, step), targets)
-                record = StepRecord(position, tokens, lr, metrics, began, prefetched.data_wait, after)
+                waited = prefetched.data_wait
+                record = StepRecord(position, tokens, lr, metrics, began, waited, after, save > 0)
                 for hook in self.hooks:
                     hook.after_step(record)
         return position

@@ -17,7 +17,7 @@ from base.devices import cuda_devices
 from base.files import human_bytes
 from configs.schema import Parallelism, RunConfig
 from train.model import meta_model
-from train.parameters import parameter_count, parameter_shape
+from train.parameters import ParameterCount, parameter_count, parameter_shape
 from train.rehearse import Rehearsal, rehearse
 
 USABLE = 0.9
@@ -32,7 +32,12 @@ LIVE_PARAMETERS = 1_000_000_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak bytes on the device of one process by part, and what offloading puts into its host memory."""
+    """Peak bytes on the device of one process by part, and what it keeps in host memory beside that.
+
+    ``snapshot`` is the copy of its share of the state that an asynchronous checkpoint is written from. On the
+    CPU it lies in the same memory as the rest; beside a CUDA device it is part of ``host``, with what is
+    offloaded.
+    """
 
     parameters: int
     gradients: int
@@ -41,6 +46,7 @@ class Memory:
     loss: int
     working: int
     buffers: int
+    snapshot: int = 0
     host: int = 0
 
     @property
@@ -60,9 +66,24 @@ class Memory:
 
 def estimate(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
     """Memory of one process of ``world_size`` with ``micro_batch`` sequences at a time."""
-    if config.parallelism.zero_stage > 0:
-        return _zero(config, world_size, micro_batch)
-    return _torch(config, world_size, micro_batch)
+    zero = config.parallelism.zero_stage > 0
+    memory = _zero(config, world_size, micro_batch) if zero else _torch(config, world_size, micro_batch)
+    if not config.checkpoint.asynchronous:
+        return memory
+    copy = -(-state_bytes(config, parameter_count(meta_model(config.model))) // world_size)
+    if runs_on_cpu(config):
+        return dataclasses.replace(memory, snapshot=copy)
+    return dataclasses.replace(memory, host=memory.host + copy)
+
+
+def state_bytes(config: RunConfig, count: ParameterCount) -> int:
+    """Size of the state that a checkpoint holds, without headers and buffers.
+
+    fp32 weight and two moments of what is trained; frozen weights as they are in memory, unless they came
+    from a pretrained model.
+    """
+    frozen = 0 if config.model.pretrained else count.total - count.trainable
+    return 12 * count.trainable + _weight_bytes(config) * frozen
 
 
 def device_memory(config: RunConfig, processes: int | None = None) -> int:
@@ -112,7 +133,7 @@ def _zero(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
     parallelism, bf16 = config.parallelism, config.model.precision == "bf16"
     meta = meta_model(config.model)
     count = parameter_count(meta)
-    weight = 2 if bf16 else 4
+    weight = _weight_bytes(config)
     stage = parallelism.zero_stage
     # Stage 3 keeps no second copy of weights that are fp32 already; stages 1 and 2 clone their partition.
     master = 0 if stage == 3 and not bf16 else 4
@@ -134,6 +155,11 @@ def _zero(config: RunConfig, world_size: int, micro_batch: int) -> Memory:
         buffers=4 * bucket + weight * gathered,
         host=host,
     )
+
+
+def _weight_bytes(config: RunConfig) -> int:
+    """Of one element of the model's weights: ZeRO's are bf16 beside their master copies."""
+    return 2 if config.model.precision == "bf16" and config.parallelism.zero_stage > 0 else 4
 
 
 def _offloaded(parallelism: Parallelism, parts: dict[str, int]) -> int:

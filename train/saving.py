@@ -1,142 +1,235 @@
-"""Between a live engine and the portable state: what is saved, where, and how it comes back."""
+"""From a live engine to a checkpoint: copied beside the steps, handed over, told of when it is on disk."""
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from base.errors import UmbelError
-from checkpoint import manifest as manifests
-from checkpoint.format import step_name, step_of
-from checkpoint.reader import StateReader, latest
-from checkpoint.retention import prune
-from checkpoint.writer import clean, commit, discard, write_share
+from base.errors import RunFailed, UmbelError
+from checkpoint.background import BackgroundWriter
+from checkpoint.format import step_name
+from checkpoint.job import Commit, Outcome, SaveJob, Slot
+from checkpoint.retention import Retention
+from checkpoint.writing import run_job
 from configs.schema import RunConfig
 from data.stream import BatchStream
 from data.streaming.lanes import Cursors
-from record.events import record_event
+from record.events import read_events, record_event, standing
 from record.folder import RunFolder
-from train.base_model import check_base, describe_base
-from train.cursors import read_cursors
+from train.base_model import Base
 from train.distributed import World
 from train.engine import Engine
-from train.facts import (
-    check_order,
-    check_parameters,
-    check_position,
-    config_fingerprint,
-    group_steps,
-    groups_of,
-    order_facts,
-    software,
-)
-from train.portable import fragments, read_buffers, read_into, trainable_shapes
+from train.facts import config_fingerprint, optimizer_facts, order_facts, software
+from train.portable import fragments, small_fragments, stored_shapes
 from train.position import Position
+from train.self_check import compare
+from train.snapshot import Snapshot
+from train.together import together
+
+CLOSING_SECONDS = 60
+"""How long a run that ends by an error waits for the save it had begun."""
+
+
+class Saved(NamedTuple):
+    """A save that is on the disk: what it cost.
+
+    ``blocked``: seconds the training loop was held; ``seconds``: from its begin until it was on the disk.
+    """
+
+    step: int
+    blocked: float
+    seconds: float
 
 
 class Saver:
-    """Saves and restores one run's portable state.
+    """Saves one run's portable state.
 
     Args:
-        run_id: of `record.identity`; a checkpoint of another run is refused.
-        stream: of the run; a checkpoint over other data, or another order so far, is refused.
+        run_id: of `record.identity`.
+        base: the pretrained weights the run stands on, which are named in place of being stored.
+        parent: identity of the checkpoint the run goes on from.
+        keep: descriptors that the writer holds open while it lives: on rank 0 the run's lock.
+        tell: called on rank 0 with what each save cost.
+
+    Attributes:
+        failures: saves that failed since the last one that did not. Rank 0 hears of those of all ranks.
     """
 
     def __init__(
-        self, config: RunConfig, world: World, folder: RunFolder, run_id: str, stream: BatchStream
+        self,
+        config: RunConfig,
+        world: World,
+        folder: RunFolder,
+        run_id: str,
+        stream: BatchStream,
+        engine: Engine,
+        *,
+        base: Base | None = None,
+        parent: str | None = None,
+        keep: Sequence[int] = (),
+        tell: Callable[[Saved], None] = lambda _: None,
     ) -> None:
-        self.config, self.world, self.folder = config, world, folder
-        self.run_id, self.stream = run_id, stream
-        self.base = describe_base(config.model) if world.is_first else None
-        self.parent: str | None = None
+        self.config, self.world, self.folder, self.run_id = config, world, folder, run_id
+        self.stream, self.engine, self.base, self.parent, self.tell = stream, engine, base, parent, tell
+        self.stores_frozen = config.model.pretrained is None
+        self.writer = BackgroundWriter(keep)
+        self.snapshot = Snapshot(engine, self.writer, self.stores_frozen)
+        self.failure: UmbelError | None = None
+        self.failures = 0
+        self.checked = not config.checkpoint.self_check
+        self.began = self.blocked = self.waited = 0.0
+        engine.before_update = self.settle
 
-    def save(self, engine: Engine, position: Position, cursors: Cursors | None = None) -> None:
-        """Save collectively; every process writes what it owns, and rank 0 makes it a checkpoint.
+    def save(self, position: Position, cursors: Cursors | None = None, *, last: bool = False) -> bool:
+        """Begin a save; says whether it did. Collective.
 
-        ``cursors`` are where this process's lanes of a streamed run stand.
+        Not, by `checkpoint.when_busy: skip`, while the one before is still being written, unless it is the
+        ``last`` one.
+
+        Args:
+            cursors: where this process's lanes of a streamed run stand.
 
         Raises:
-            UmbelError: the disk is full or unwritable; earlier checkpoints stay.
+            RunFailed: the first save of a start is not what is live.
+            UmbelError: that first save, or one that is not asynchronous, could not be written.
         """
         began = time.perf_counter()
-        checkpoints, world = self.folder.checkpoints, self.world
-        if cursors is not None:
-            cursors = world.sum_array(cursors)
-        try:
-            self._together(lambda: self._write_share(engine, position.step, cursors))
-        except UmbelError:
-            if world.is_first:
-                discard(checkpoints, position.step)
-            raise
-        self._together(lambda: self._commit(engine, position, began) if world.is_first else None)
-
-    def find(self) -> Path | None:
-        """The checkpoint to go on from; clears what a killed save left. Rank 0 looks, all hear."""
-        step = 0
-        if self.world.is_first:
-            clean(self.folder.checkpoints)
-            found = latest(
-                self.folder.checkpoints,
-                verify=self.config.checkpoint.verify,
-                run_id=self.run_id,
-                warn=lambda text: record_event(self.folder, "warning", text=text),
+        busy = self.world.sum([int(self.busy)])[0]
+        if busy and self.config.checkpoint.when_busy == "skip" and not last:
+            self._record(
+                "checkpoint_skipped", step=position.step, reason="the last one is still being written"
             )
-            step = (step_of(found.name) or 0) if found else 0
-        step = self.world.first(step)
-        return self.folder.checkpoints / step_name(step) if step else None
+            return False
+        self._wait()
+        self.failure, self.began, self.waited = None, began, time.perf_counter() - began
+        if cursors is not None:
+            cursors = self.world.sum_array(cursors)
+        written = self._begin(position, cursors)
+        self.blocked = time.perf_counter() - began
+        self._conclude(written)
+        if written is not None or not self.checked:
+            self.drain()
+        if not self.checked:
+            self._check(position, cursors)
+        return True
 
-    def load(self, engine: Engine, checkpoint: Path) -> tuple[Position, Cursors | None]:
-        """Restore a live engine from any topology's checkpoint; says where the run and its lanes stand.
+    @property
+    def busy(self) -> bool:
+        """Whether a save that was begun is not yet on the disk, as far as this process knows."""
+        self.poll()
+        return self.snapshot.busy or self.writer.busy
+
+    def poll(self) -> None:
+        """Take note of a save that has ended. Never waits."""
+        self._conclude(self.writer.poll())
+
+    def settle(self) -> None:
+        """Wait until the live state has been copied: an update is about to write to it."""
+        self.blocked += self.snapshot.settle()
+
+    def drain(self) -> None:
+        """Wait until what was begun is on the disk. Collective.
 
         Raises:
-            UmbelError: the checkpoint is of another model or base, of other data or of another order.
+            UmbelError: it could not be written; earlier checkpoints are as they were.
         """
-        with StateReader(checkpoint, run_id=self.run_id) as reader:
-            manifest = reader.manifest
-            self._check(manifest, checkpoint)
-            self._together(lambda: check_base(manifest["extra"].get("base"), self.base))
-            check_parameters(manifest, engine.model, checkpoint)
-            check_position(manifest, self.config.schedule, checkpoint)
-            check_order(manifest, self.stream.order, checkpoint)
-            cursors = read_cursors(reader, self.stream.cursors_shape) if self.stream.is_streaming else None
-            for piece in engine.state.held():
-                for kind, view in piece.views.items():
-                    read_into(reader, piece.parameter, kind, piece.start, view)
-            read_buffers(reader, engine.model)
-        engine.state.loaded(group_steps(engine, manifest["groups"]))
-        self.parent = manifests.digest(checkpoint)
-        return Position(manifest["step"], manifest["sequences"], manifest["tokens"]), cursors
+        self._wait()
+        error, self.failure = self.failure, None
+        together(self.world, lambda: _raise(error), str(self.folder.checkpoints))
 
-    def _together(self, work: Callable[[], object]) -> None:
-        """Do a part on every process; if it fails on one, it has failed on all, and none waits in vain."""
-        error: Exception | None = None
-        try:
-            work()
-        except Exception as caught:
-            error = caught
-        failed = self.world.sum([int(error is not None)])[0]
-        if error is not None:
-            raise error
-        if failed:
-            raise PeerFailed("another process failed", where=str(self.folder.checkpoints))
+    def close(self) -> None:
+        """End the writer, after a save that is under way: it may be the newest state of a run that failed."""
+        with contextlib.suppress(Exception):
+            self.settle()
+            self._conclude(self.writer.wait(CLOSING_SECONDS))
+        self.snapshot.close()
+        self.writer.close()
 
-    def _write_share(self, engine: Engine, step: int, cursors: Cursors | None) -> None:
-        shapes, rank, size = trainable_shapes(engine.model), self.world.rank, self.world.size
-        write_share(self.folder.checkpoints, step, rank, size, fragments(engine, cursors), shapes)
+    def _wait(self) -> None:
+        self.settle()
+        self._conclude(self.writer.wait())
 
-    def _commit(self, engine: Engine, position: Position, began: float) -> None:
-        facts = self._facts(engine, position)
-        made = commit(self.folder.checkpoints, position.step, self.world.size, facts)
-        self.parent = manifests.digest(made)
-        size = sum(file.stat().st_size for file in made.iterdir())
-        seconds = round(time.perf_counter() - began, 3)
-        record_event(self.folder, "checkpoint", step=position.step, seconds=seconds, bytes=size)
-        prune(self.folder.checkpoints, self.config.checkpoint.keep_last)
+    def _begin(self, position: Position, cursors: Cursors | None) -> Outcome | None:
+        """Have the state copied and written beside the steps, or write it here and now."""
+        world, first = self.world, self.world.is_first
+        small = small_fragments(self.engine, cursors)
+        number = secrets.randbits(31) if first else 0
+        save_id, total = world.sum([number, self.snapshot.nbytes + sum(piece.nbytes for piece in small)])
+        commit = Commit(facts=self._facts(position), retention=self._retention()) if first else None
 
-    def _facts(self, engine: Engine, position: Position) -> dict[str, Any]:
+        def job(slots: list[Slot]) -> SaveJob:
+            return SaveJob(
+                checkpoints=self.folder.checkpoints,
+                step=position.step,
+                save_id=f"{save_id:08x}",
+                rank=world.rank,
+                world_size=world.size,
+                slots=slots,
+                parameters=stored_shapes(self.engine.model, self.stores_frozen),
+                total_bytes=total,
+                commit=commit,
+            )
+
+        if not self.config.checkpoint.asynchronous:
+            return run_job(job([]), [*fragments(self.engine, self.stores_frozen), *small])
+        self.snapshot.begin(small, lambda slots: self.writer.submit(job(slots)))
+        return None
+
+    def _check(self, position: Position, cursors: Cursors | None) -> None:
+        """Read the first save back: what would be wrong in week three is wrong on day one."""
+        checkpoint = self.folder.checkpoints / step_name(position.step)
+
+        def check() -> None:
+            if difference := compare(self.engine, checkpoint, cursors):
+                raise RunFailed(
+                    f"what was saved is not what is live: {difference}",
+                    where=str(checkpoint),
+                    fix="do not trust this run's checkpoints; report it, with the versions in the manifest",
+                )
+
+        together(self.world, check, str(checkpoint))
+        self.checked = True
+        self._record("self_check", step=position.step)
+
+    def _conclude(self, outcome: Outcome | None) -> None:
+        if outcome is None:
+            return
+        if outcome.error is not None:
+            self.failure = UmbelError(outcome.error)
+            self.failure.exit_code = outcome.exit_code
+            self.failures += 1
+            self._record("warning", text=f"no checkpoint of step {outcome.step}: {outcome.error}")
+            return
+        self.failures = 0
+        if self.world.is_first:
+            self.parent = outcome.digest
+            seconds = time.perf_counter() - self.began
+            self._record(
+                "checkpoint",
+                step=outcome.step,
+                seconds=round(seconds, 3),
+                blocked=round(self.blocked, 4),
+                waited=round(self.waited, 4),
+                bytes=outcome.bytes,
+            )
+            if outcome.warning is not None:
+                self._record("warning", text=outcome.warning)
+            self.tell(Saved(outcome.step, self.blocked, seconds))
+
+    def _retention(self) -> Retention:
+        settings = self.config.checkpoint
+        return Retention(
+            keep_last=settings.keep_last,
+            keep_every=settings.keep_every,
+            keep_best=settings.keep_best,
+            scores=held_out_scores(self.folder) if settings.keep_best else {},
+        )
+
+    def _facts(self, position: Position) -> dict[str, Any]:
         parallelism = self.config.parallelism
         return {
             "run_id": self.run_id,
@@ -145,7 +238,7 @@ class Saver:
             "parent": self.parent,
             "config_fingerprint": config_fingerprint(self.config),
             "data_fingerprint": self.stream.prepared.fingerprint,
-            "groups": groups_of(engine),
+            **optimizer_facts(self.engine),
             "software": software(),
             "topology": {
                 "world_size": self.world.size,
@@ -160,14 +253,20 @@ class Saver:
             },
         }
 
-    def _check(self, manifest: dict[str, Any], checkpoint: Path) -> None:
-        if manifest["data_fingerprint"] != self.stream.prepared.fingerprint:
-            raise UmbelError(
-                "was trained on other data than is prepared now",
-                where=str(checkpoint),
-                fix="bring back the data, or start a new run under another run.name",
-            )
+    def _record(self, event: str, **facts: object) -> None:
+        if self.world.is_first:
+            record_event(self.folder, event, **facts)
 
 
-class PeerFailed(UmbelError):
-    """A step that all processes take together failed on another one, which says why."""
+def held_out_scores(folder: RunFolder) -> dict[int, float]:
+    """Mean held-out loss over the sources, by step."""
+    return {
+        event["step"]: sum(event["losses"].values()) / len(event["losses"])
+        for event in standing(read_events(folder))
+        if event["event"] == "evaluation" and event["losses"]
+    }
+
+
+def _raise(error: UmbelError | None) -> None:
+    if error is not None:
+        raise error

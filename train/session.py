@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -11,13 +12,15 @@ from configs.batch import check_batch
 from configs.schema import RunConfig
 from data.order.consumption import consumption
 from data.places.retry import BadFile
-from data.streaming.lanes import Cursors
 from record.control import clear_stop
 from record.events import latest, read_events, record_event
 from record.folder import RunFolder
 from record.identity import run_id
+from record.lock import RunLock
 from record.metrics import MetricsWriter
 from train.architecture import check_shape
+from train.base_model import describe_base
+from train.cadence import Cadence
 from train.distributed import World
 from train.document_mask import check_document_mask
 from train.engine import build_engine
@@ -25,6 +28,7 @@ from train.hooks.checkpoints import Checkpoints
 from train.hooks.evaluation import Evaluation
 from train.hooks.garbage import ManualGarbageCollection
 from train.hooks.metrics import Metrics, Sink
+from train.hooks.replicas import CompareReplicas
 from train.hooks.samples import Samples
 from train.left_out import leave_out
 from train.loop import Hook, Loop
@@ -32,6 +36,7 @@ from train.memory import device_memory
 from train.micro_batch import choose_micro_batch
 from train.position import Position
 from train.prompt import trained_on_chats
+from train.restoring import Restored, find, load
 from train.run_data import open_data, open_stream
 from train.saving import Saver
 from train.stop import StopRequest
@@ -44,8 +49,10 @@ STOP_AFTER = "UMBEL_STOP_AFTER"
 class Session:
     """Everything one process needs to train. All collective calls are made in the same order on each."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder, world: World, attempt: int) -> None:
-        self.config, self.folder, self.world, self.attempt = config, folder, world, attempt
+    def __init__(
+        self, config: RunConfig, folder: RunFolder, world: World, attempt: int, lock: RunLock
+    ) -> None:
+        self.config, self.folder, self.world, self.attempt, self.lock = config, folder, world, attempt, lock
         self.stop = StopRequest(folder, polls=world.is_first)
         self.tracker: Sink = lambda _: None
 
@@ -60,30 +67,68 @@ class Session:
         self._phase("building model")
         self.engine = build_engine(self.config, self.world, self.micro_batch)
         self.run_id = self._run_id()
-        saver = Saver(self.config, self.world, self.folder, self.run_id, self.stream)
-        checkpoint = saver.find()
-        position, cursors = saver.load(self.engine, checkpoint) if checkpoint else (Position(), None)
-        self._record_start(position)
+        restored = self._restore()
+        self._record_start(restored.position)
         with ExitStack() as self.at_end:
-            self._train(saver, position, cursors)
+            self._train(restored)
 
-    def _train(self, saver: Saver, position: Position, cursors: Cursors | None) -> None:
-        config, steps = self.config, self.config.schedule.steps
+    def _restore(self) -> Restored:
+        self.base = describe_base(self.config.model) if self.world.is_first else None
+        checkpoint = find(self.config, self.world, self.folder, self.run_id)
+        if checkpoint is None:
+            return Restored()
+        return load(checkpoint, self.config, self.world, self.engine, self.stream, self.run_id, self.base)
+
+    def _saver(self, restored: Restored, cadence: Cadence) -> Saver:
+        descriptor = self.lock.descriptor
+        saver = Saver(
+            self.config,
+            self.world,
+            self.folder,
+            self.run_id,
+            self.stream,
+            self.engine,
+            base=self.base,
+            parent=restored.digest,
+            # No later start looks at the folder while this one's writer may still rename something there.
+            keep=() if descriptor is None else (descriptor,),
+            tell=lambda saved: cadence.saved(saved.step, time.monotonic(), saved.blocked, saved.seconds),
+        )
+        self.at_end.callback(saver.close)
+        return saver
+
+    def _train(self, restored: Restored) -> None:
+        config, steps, position = self.config, self.config.schedule.steps, restored.position
         last_step = min(steps, int(os.environ.get(STOP_AFTER, steps)))
+        cadence = Cadence(config.checkpoint, config.cluster)
+        saver = self._saver(restored, cadence)
         mfu = utilisation(config, self.engine, self.world)
         consumed = partial(consumption, self.stream.order, self.stream.prepared.manifest)
-        metrics = Metrics(config, self.world, self._sinks(), mfu, lambda: checkpoints.saved.step, consumed)
-        checkpoints = Checkpoints(saver, self.engine, config.checkpoint.every, position, metrics.flush)
+        metrics = Metrics(config, self.world, self._sinks(), mfu, lambda: checkpoints.begun.step, consumed)
+        checkpoints = Checkpoints(saver, cadence, self.stop, position, metrics.flush)
         # What a kill repeats does no harm, what it skips would: checkpoints come last.
-        hooks: list[Hook] = [metrics, *self._observers(), checkpoints, ManualGarbageCollection()]
+        replicas = CompareReplicas(self.engine, self.world, config.checkpoint.compare_replicas)
+        hooks: list[Hook] = [metrics, *self._observers(), replicas, checkpoints, ManualGarbageCollection()]
         self._phase("first step")
-        loop = Loop(config, self.world, self.engine, self.stream, self.micro_batch, self.stop, hooks)
+        loop = Loop(
+            config,
+            self.world,
+            self.engine,
+            self.stream,
+            self.micro_batch,
+            self.stop,
+            checkpoints.due,
+            hooks,
+        )
         try:
-            position = loop.run(position, cursors, last_step)
+            position = loop.run(position, restored.cursors, last_step)
         except BadFile as error:
             raise leave_out(self.stream, self.folder, error) from error
-        checkpoints.save()
-        if position.step < steps:
+        checkpoints.finish()
+        self._record_end(position, last_step)
+
+    def _record_end(self, position: Position, last_step: int) -> None:
+        if position.step < self.config.schedule.steps:
             if self.world.is_first:
                 clear_stop(self.folder)
             reason = f"{STOP_AFTER}={last_step}" if position.step == last_step else self.stop.reason

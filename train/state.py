@@ -7,30 +7,33 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-MASTER, EXP_AVG, EXP_AVG_SQ = "master", "exp_avg", "exp_avg_sq"
+MASTER, EXP_AVG, EXP_AVG_SQ, FROZEN = "master", "exp_avg", "exp_avg_sq", "frozen"
+
+
+LossScaler = dict[str, float]
+"""``cur_scale``, ``cur_iter``, ``last_overflow_iter``, ``cur_hysteresis`` of a dynamic loss scaler."""
 
 
 class Slice(NamedTuple):
     """Elements [start, start + numel) of a flattened parameter that this process owns.
 
-    ``views`` maps master, exp_avg and exp_avg_sq to 1-D fp32 tensors *in the live state*: reading them is
-    saving, writing them is loading.
+    ``views`` maps kinds to 1-D tensors *in the live state*: reading them is saving, writing them is loading.
+    Of a trained parameter: master, exp_avg and exp_avg_sq in fp32. Of a frozen one: frozen, in its own dtype.
     """
 
     parameter: str
     start: int
     views: dict[str, torch.Tensor]
 
-    @property
-    def stop(self) -> int:
-        return self.start + self.views[MASTER].numel()
-
 
 class State(Protocol):
     """Where an engine keeps master weights and moments."""
 
     def owned(self) -> Iterator[Slice]:
-        """What this process saves. Over all processes the slices cover every parameter once."""
+        """What this process saves. Over all processes the slices cover each parameter once, frozen or not.
+
+        The views stay the same tensors for the engine's life, and only an update writes to them.
+        """
 
     def held(self) -> Iterator[Slice]:
         """What this process must be given to go on."""
@@ -38,7 +41,10 @@ class State(Protocol):
     def group_steps(self) -> list[int]:
         """The optimizer's step counter of each parameter group."""
 
-    def loaded(self, group_steps: list[int]) -> None:
+    def loss_scaler(self) -> LossScaler | None:
+        """Where fp16's dynamic loss scaler stands; None without one."""
+
+    def loaded(self, group_steps: list[int], loss_scaler: LossScaler | None = None) -> None:
         """After every held slice was written: set the counters and bring the model's weights in line."""
 
 
@@ -67,6 +73,13 @@ def share(numel: int, rank: int, world_size: int) -> tuple[int, int]:
     """Start and length of an even contiguous share; the first shares take the remainder."""
     size, rest = divmod(numel, world_size)
     return rank * size + min(rank, rest), size + (rank < rest)
+
+
+def frozen_share(name: str, parameter: torch.Tensor, rank: int, world_size: int) -> Iterator[Slice]:
+    """One process's even share of a frozen parameter that each holds whole; none where it is empty."""
+    start, numel = share(parameter.numel(), rank, world_size)
+    if numel:
+        yield Slice(name, start, {FROZEN: parameter.detach().view(-1).narrow(0, start, numel)})
 
 
 def persistent_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -30,5 +30,9 @@ class StopRequest:
                 self.reason = "umbel stop"
         return self.reason is not None
 
+    def ask(self, reason: str) -> None:
+        """Stop for a reason of one's own."""
+        self.reason = self.reason or reason
+
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.reason = signal.Signals(number).name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from train.state import Slice, adam_state, part, share
+from train.state import LossScaler, Slice, adam_state, frozen_share, part, share
 
 
 class TorchState:
@@ -18,17 +18,21 @@ class TorchState:
         self.model, self.optimizer, self.rank, self.world_size = model, optimizer, rank, world_size
 
     def owned(self) -> Iterator[Slice]:
-        """This replica's share of every trainable parameter: what it saves."""
+        """This replica's share of every parameter: what it saves."""
         return self._slices(self.rank, self.world_size)
 
     def held(self) -> Iterator[Slice]:
-        """Every trainable parameter: what it must be given."""
+        """Every parameter: what it must be given."""
         return self._slices(0, 1)
 
     def group_steps(self) -> list[int]:
         return [int(self._state(group["params"][0])["step"]) for group in self.optimizer.param_groups]
 
-    def loaded(self, group_steps: list[int]) -> None:
+    def loss_scaler(self) -> None:
+        return None
+
+    def loaded(self, group_steps: list[int], loss_scaler: LossScaler | None = None) -> None:
+        del loss_scaler  # bf16 and fp32 need none
         for group, step in zip(self.optimizer.param_groups, group_steps, strict=True):
             for parameter in group["params"]:
                 self._state(parameter)["step"].fill_(step)
@@ -36,6 +40,7 @@ class TorchState:
     def _slices(self, rank: int, world_size: int) -> Iterator[Slice]:
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
+                yield from frozen_share(name, parameter, rank, world_size)
                 continue
             offset, numel = share(parameter.numel(), rank, world_size)
             if numel:

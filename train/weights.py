@@ -28,7 +28,7 @@ from train.model import build_model, build_skeleton
 from train.portable import read_buffers, read_into
 from train.position import Position
 from train.prompt import trained_on_chats
-from train.state import MASTER
+from train.state import FROZEN, MASTER
 
 
 class RunModel(NamedTuple):
@@ -116,8 +116,9 @@ def _untrained(config: RunConfig) -> PreTrainedModel:
 
 
 def fill(model: torch.nn.Module, reader: StateReader) -> None:
-    """Read what was trained, and the persistent buffers, into a model in fp32; the rest stays as it is."""
+    """Read the stored parameters and persistent buffers into a model in fp32; what a base gives stays."""
+    frozen = set(reader.names(FROZEN))
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            read_into(reader, name, MASTER, 0, parameter)
+        if parameter.requires_grad or name in frozen:
+            read_into(reader, name, FROZEN if name in frozen else MASTER, 0, parameter)
     read_buffers(reader, model)

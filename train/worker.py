@@ -15,10 +15,11 @@ from configs.compose import load
 from record.events import next_attempt, record_event
 from record.folder import RunFolder
 from record.lock import RunLock
+from record.rollback import finish_rollback
 from train import distributed
 from train.distributed import World
-from train.saving import PeerFailed
 from train.session import Session
+from train.together import PeerFailed
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
@@ -32,12 +33,14 @@ def main(run_yaml: Path) -> int:
     folder = RunFolder(run_yaml.resolve().parent)
     _follow_torchrun()
     try:
-        config = load(run_yaml)
-        world = distributed.start(config.cluster)
+        world = distributed.start(load(run_yaml).cluster)
         lock = _lock(folder, world)
+        if world.is_first:
+            finish_rollback(folder)
         attempt = world.first(next_attempt(folder) if world.is_first else 0)
+        config = load(run_yaml)  # not before: a rollback may have left it to be changed
         _redirect(folder.rank_log(attempt, world.rank))
-        Session(config, folder, world, attempt).run()
+        Session(config, folder, world, attempt, lock).run()
         world.barrier()
         lock.release()
         distributed.stop()

@@ -98,9 +98,10 @@ class Prepared(Umbel):
 
     def first_epoch(self, rows: Rows, stream: BatchStream, name: str, _corpus: Corpus) -> Rows:
         """As many rows of the source as it has: the order deals them out in rounds, so by their ordinals."""
-        picks = [stream.order.pick(stream.order.number(slot)) for slot in range(len(rows))]
+        picks = stream.order.picks(stream.order.numbers(range(len(rows))))
         size = len(stream.prepared.rows(name, "train"))
-        return rows[[pick.source == name and pick.ordinal < size for pick in picks]].ravel()
+        is_mine = picks.sources == stream.order.sources.index(name)
+        return rows[is_mine & (picks.ordinals < size)].ravel()
 
 
 class Streaming(Umbel):

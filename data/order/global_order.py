@@ -6,7 +6,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from data.order.mixing import Mixing, Pick
+import numpy as np
+
+from data.order.mixing import Mixing, Numbers, Picks
 from data.order.shuffle import Shuffled, shuffled
 
 Phases = Sequence[tuple[int, Mapping[str, float]]]
@@ -54,12 +56,26 @@ class GlobalOrder:
             sequence += end - first
         return sequence
 
-    def pick(self, number: int) -> Pick:
-        """The row of a number: source, and ordinal among that source's rows in the order."""
-        position = number - number % self.lanes + self._deal[number]
-        phase = bisect_right(self._starts, position) - 1
-        source, ordinal = self._mixings[phase].pick(position - self._starts[phase])
-        return Pick(source, ordinal + self._before[phase][source])
+    def numbers(self, sequences: range) -> Numbers:
+        """`number` of several: int64 [sequences]."""
+        numbers = np.arange(sequences.start, sequences.stop, sequences.step, dtype=np.int64)
+        for first, end in self.skip:
+            numbers[numbers >= first] += end - first
+        return numbers
+
+    def picks(self, numbers: Numbers) -> Picks:
+        """The rows of some numbers: their sources, as indices of `sources`, and each one's ordinal among
+        that source's rows in the order."""
+        positions = numbers - numbers % self.lanes + self._deal.take(numbers)
+        phases = np.searchsorted(self._starts, positions, "right") - 1
+        picks = Picks(np.empty_like(positions), np.empty_like(positions))
+        for phase in set(phases.tolist()):
+            among, mixing = phases == phase, self._mixings[phase]
+            found = mixing.picks(positions[among] - self._starts[phase])
+            before = np.array([self._before[phase][name] for name in mixing.sources])
+            picks.sources[among] = self._indices[phase][found.sources]
+            picks.ordinals[among] = before[found.sources] + found.ordinals
+        return picks
 
     def counts(self, sequences: int) -> dict[str, int]:
         """Rows of each source up to the run's first ``sequences``, give or take a round; skipped ones count:
@@ -68,6 +84,12 @@ class GlobalOrder:
         phase = bisect_right(self._starts, position) - 1
         given = self._mixings[phase].counts(position - self._starts[phase])
         return {name: count + given.get(name, 0) for name, count in self._before[phase].items()}
+
+    @cached_property
+    def _indices(self) -> list[Numbers]:
+        """Where the sources of each phase stand in `sources`."""
+        found = [[self.sources.index(name) for name in mixing.sources] for mixing in self._mixings]
+        return [np.array(indices, np.int64) for indices in found]
 
     @cached_property
     def _deal(self) -> Shuffled:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 RESOLUTION = 1 << 40
 """Weights are rounded to this part of their sum."""
 
+Numbers = npt.NDArray[np.int64]
 
-class Pick(NamedTuple):
-    """A row: the source's name and the ordinal among the rows the run takes from it."""
 
-    source: str
-    ordinal: int
+class Picks(NamedTuple):
+    """Some rows: the indices of their sources, and each one's ordinal among the rows the run takes from its
+    source. Both int64 [rows]."""
+
+    sources: Numbers
+    ordinals: Numbers
 
 
 class Mixing:
@@ -34,15 +40,17 @@ class Mixing:
         parts = [max(1, round(weights[name] / total * RESOLUTION)) for name in self.sources]
         self._rests = [(sum(parts[index:]), sum(parts[index + 1 :])) for index in range(len(parts))]
 
-    def pick(self, n: int) -> Pick:
-        """The source of row ``n``, and how many rows that source gave before it."""
-        before, after = n, n + 1
-        for name, (whole, rest) in zip(self.sources, self._rests, strict=True):
-            left_before, left_after = before * rest // whole, after * rest // whole
-            if left_after == left_before:
-                return Pick(name, before - left_before)
-            before, after = left_before, left_after
-        raise AssertionError("the last source takes what is left")
+    def picks(self, n: Numbers) -> Picks:
+        """The sources of the rows ``n``, as indices of `sources`, and how many rows each gave before."""
+        sources, ordinals = np.empty_like(n), np.empty_like(n)
+        open_ = np.arange(len(n))  # those whose source is not found yet
+        for index, (whole, rest) in enumerate(self._rests):
+            left = _share(n, rest, whole)
+            mine = left == _share(n + 1, rest, whole)
+            sources[open_[mine]] = index
+            ordinals[open_[mine]] = (n - left)[mine]
+            n, open_ = left[~mine], open_[~mine]
+        return Picks(sources, ordinals)
 
     def counts(self, n: int) -> dict[str, int]:
         """How many of the first ``n`` rows each source gives."""
@@ -51,3 +59,12 @@ class Mixing:
             left = n * rest // whole
             counts[name], n = n - left, left
         return counts
+
+
+def _share(n: Numbers, part: int, whole: int) -> Numbers:
+    """``n * part // whole``, where the product would not fit into 64 bits; part <= whole < 2^41."""
+    times, n = np.divmod(n, whole)
+    high, low = part >> 20, part & ((1 << 20) - 1)
+    found, over = np.divmod(n * high, whole)
+    share: Numbers = times * part + (found << 20) + ((over << 20) + n * low) // whole
+    return share

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,7 @@ from data.tokens.encode import Example, Ids, Mask
 Numbers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """``ids`` and ``mask`` of equal length; ``doc_lens`` are the lengths of the documents' parts in it, and
     ``doc_ids`` those documents' numbers in their source."""
 

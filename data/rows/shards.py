@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ import pyarrow.parquet as pq
 from base.errors import UmbelError
 from base.files import atomic_file
 from data.rows.pack import Numbers, Row
-from data.tokens.encode import Ids, Mask
 
 COLUMNS = ("input_ids", "doc_lens", "doc_ids", "labels_mask")
 CRC32, SHA256 = "crc32", b"sha256"
@@ -142,8 +140,8 @@ def _row(columns: dict[str, _Column], row: int) -> Row:
 
 
 def _crc32(row: Row) -> int:
-    found = zlib.crc32(row.doc_ids.data, zlib.crc32(row.doc_lens.data, zlib.crc32(row.ids.data)))
-    return found if row.mask is None else zlib.crc32(row.mask.data, found)
+    found = zlib.crc32(row.doc_ids, zlib.crc32(row.doc_lens, zlib.crc32(row.ids)))
+    return found if row.mask is None else zlib.crc32(row.mask, found)
 
 
 class RowTable:
@@ -156,44 +154,37 @@ class RowTable:
 
     def __init__(self, folder: Path, shards: Sequence[dict[str, Any]]) -> None:
         self._folder, self._entries = folder, shards
-        self._ends = np.cumsum([shard["rows"] for shard in shards], dtype=np.int64).tolist()
+        self._ends = np.cumsum([shard["rows"] for shard in shards], dtype=np.int64)
+        self._firsts = np.concatenate([[0], self._ends])
         self._open: dict[int, _Shard] = {}
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return int(self._firsts[-1])
 
     def row(self, row: int) -> Row:
-        """All of a row.
+        """All of a row; raises what `rows` does."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return self.rows(np.array([row]))[0]
+
+    def rows(self, rows: Numbers) -> list[Row]:
+        """Several rows, in any order.
 
         Raises:
-            UmbelError: its bytes in the Arrow copy are not those that were written.
+            UmbelError: a row's bytes in the Arrow copy are not those that were written.
         """
-        shard, inner = self._locate(row)
-        columns, sums = self._shard(shard)
+        shards = np.searchsorted(self._ends, rows, "right")
+        inner = rows - self._firsts[shards]
+        return [self._read(*place) for place in zip(shards.tolist(), inner.tolist(), strict=True)]
+
+    def _read(self, shard: int, inner: int) -> Row:
+        columns, sums = self._open.get(shard) or self._shard(shard)
         found = _row(columns, inner)
         if _crc32(found) != sums[inner]:
             path = copy_of(self._folder / self._entries[shard]["name"])
             fix = "delete it: it is made again from the Parquet file beside it"
             raise UmbelError(f"is damaged (row {inner})", where=str(path), fix=fix)
         return found
-
-    def ids(self, row: int) -> Ids:
-        """The tokens of a row, without a copy."""
-        return self._cell("input_ids", row)
-
-    def doc_lens(self, row: int) -> Ids:
-        """The lengths of the parts of documents that make up a row."""
-        return self._cell("doc_lens", row)
-
-    def doc_ids(self, row: int) -> Numbers:
-        """The numbers, in the source, of those documents."""
-        return self._cell("doc_ids", row)
-
-    def mask(self, row: int) -> Mask | None:
-        """Which tokens are to be learned; None where all are."""
-        shard, inner = self._locate(row)
-        columns, _ = self._shard(shard)
-        return columns["labels_mask"][inner] if "labels_mask" in columns else None
 
     def target_counts(self, vocab_size: int, shards: int) -> npt.NDArray[np.int64]:
         """How often each id is a target (first in no document, not masked) in the first ``shards``, by id:
@@ -207,17 +198,6 @@ class RowTable:
             learned[ends[:-1]] = False  # rows begin with a document, too
             counts += np.bincount(tokens.values[learned], minlength=vocab_size)
         return counts
-
-    def _cell(self, column: str, row: int) -> npt.NDArray[Any]:
-        shard, inner = self._locate(row)
-        return self._shard(shard)[0][column][inner]
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        """The shard that holds a row, and the row in it."""
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        shard = bisect_right(self._ends, row)
-        return shard, row - (self._ends[shard - 1] if shard else 0)
 
     def _shard(self, index: int) -> _Shard:
         if index not in self._open:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from base.errors import UmbelError
 from configs.schema import RunConfig
 from configs.typed import build
+from data.order.mixing import Numbers
 from data.places.retry import BadFile
 from data.rows.pack import Row
 
@@ -36,15 +37,15 @@ SCHEMA = pa.schema(
 )
 
 
-def encode_rows(rows: Sequence[tuple[int, str, Row]]) -> pa.RecordBatch:
-    """(number, source, row) as a batch."""
+def encode_rows(numbers: Numbers, rows: Sequence[tuple[str, Row]]) -> pa.RecordBatch:
+    """Rows, with their numbers and sources, as a batch."""
     columns = [
-        [number for number, _, _ in rows],
-        [source for _, source, _ in rows],
-        [row.ids for _, _, row in rows],
-        [row.mask for _, _, row in rows],
-        [row.doc_lens for _, _, row in rows],
-        [row.doc_ids for _, _, row in rows],
+        numbers,
+        [source for source, _ in rows],
+        [row.ids for _, row in rows],
+        [row.mask for _, row in rows],
+        [row.doc_lens for _, row in rows],
+        [row.doc_ids for _, row in rows],
     ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     return pa.record_batch(arrays, schema=SCHEMA)
@@ -87,13 +88,10 @@ def _stream(task: dict[str, Any], writer: pa.RecordBatchStreamWriter) -> None:
     cursors[lanes] = np.array(task["cursors"], np.int64)
     first, stop = task["steps"]
     reader = stream.lane_reader(lanes, first, cursors)
-    mine = frozenset(lanes)
     for step in range(first, stop):
-        slots = [slot for part in share.of(stream.slots(step)) for slot in part]
-        numbers = [
-            number for number in map(stream.order.number, slots) if number % stream.order.lanes in mine
-        ]
-        batch = encode_rows([(number, *reader.read(number)) for number in numbers])
+        numbers = stream.numbers(step, share)
+        numbers = numbers[np.isin(numbers % stream.order.lanes, lanes)]
+        batch = encode_rows(numbers, reader.read(numbers))
         reader.pass_to(stream.first_number(step + 1))
         writer.write_batch(batch, custom_metadata={"cursors": reader.cursors[lanes].tobytes()})
 
@@ -101,7 +99,9 @@ def _stream(task: dict[str, Any], writer: pa.RecordBatchStreamWriter) -> None:
 def _tell(writer: pa.RecordBatchStreamWriter, error: UmbelError) -> None:
     facts = {"what": error.what, "where": error.where, "fix": error.fix}
     kind = "bad file" if isinstance(error, BadFile) else ""
-    writer.write_batch(encode_rows([]), custom_metadata={"error": json.dumps(facts), "kind": kind})
+    writer.write_batch(
+        encode_rows(np.empty(0, np.int64), []), custom_metadata={"error": json.dumps(facts), "kind": kind}
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from base.errors import UmbelError
 from configs.plain import to_dict
+from data.order.mixing import Numbers
 from data.places.retry import BadFile
 from data.rows.pack import Row
 from data.streaming.feeder import decode_row
@@ -58,13 +59,13 @@ class Feeders:
         self._of = {lane: feeder for feeder in self._feeders for lane in feeder.lanes}
         self._lanes = stream.order.lanes
 
-    def read(self, number: int) -> tuple[str, Row]:
-        """The source and the row of a number of the order; waits until it is made.
+    def read(self, numbers: Numbers) -> list[tuple[str, Row]]:
+        """The source and the row of each number of the order; waits until they are made.
 
         Raises:
             UmbelError: what went wrong in the process, or that it dies again and again.
         """
-        return self._of[number % self._lanes].read(number)
+        return [self._of[number % self._lanes].read(number) for number in numbers.tolist()]
 
     def pass_to(self, number: int) -> None:
         """Wait for every process at the end of a step. One whose lanes had no rows in it was not heard of

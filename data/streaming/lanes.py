@@ -20,6 +20,7 @@ from base.errors import UmbelError
 from data.document import Document, is_held_out
 from data.order.document_order import DocumentOrder
 from data.order.global_order import GlobalOrder
+from data.order.mixing import Numbers
 from data.rows.pack import Row
 from data.streaming.pieces import Piece, rest, row_of
 from data.tokens.encode import Example, encode
@@ -101,27 +102,24 @@ class LaneReader:
         lanes: Sequence[int], start: int = 0, cursors: Cursors | None = None,
     ) -> None:  # fmt: skip
         self.order, self.sources, self.maker = order, sources, maker
-        self._index = {name: index for index, name in enumerate(sorted(sources))}
         self.cursors = np.zeros((order.lanes, len(sources), 2), np.int64)
         if cursors is not None:
             self.cursors[list(lanes)] = cursors[list(lanes)]
         self._next = {lane: start + (lane - start) % order.lanes for lane in lanes}
-        self._streams: dict[tuple[int, str], LaneStream] = {}
+        self._streams: dict[tuple[int, int], LaneStream] = {}
 
-    def read(self, number: int) -> tuple[str, Row]:
-        """The source and the row of a number of the order. Rows of its lane before it are passed over.
+    def read(self, numbers: Numbers) -> list[tuple[str, Row]]:
+        """The source and the row of each number of the order. Rows of its lane before it are passed over.
 
         Raises:
             UmbelError: a file that cannot be read or has changed, a source with nothing to learn, or one
                 that is used up beyond its max_epochs.
         """
-        lane = number % self.order.lanes
-        if number < self._next[lane]:
-            raise ValueError(f"number {number} is read already")
-        self._pass(lane, number)
-        self._next[lane] = number + self.order.lanes
-        source = self.order.pick(number).source
-        return source, self._row(lane, source)
+        sources = self.order.picks(numbers).sources
+        return [
+            self._read(number, source)
+            for number, source in zip(numbers.tolist(), sources.tolist(), strict=True)
+        ]
 
     def pass_to(self, number: int) -> None:
         """Pass over what is left below a number. At the end of a step that is what ``data.skip`` leaves out:
@@ -129,17 +127,29 @@ class LaneReader:
         for lane in self._next:
             self._pass(lane, number)
 
+    def _read(self, number: int, source: int) -> tuple[str, Row]:
+        lane = number % self.order.lanes
+        if number < self._next[lane]:
+            raise ValueError(f"number {number} is read already")
+        self._pass(lane, number)
+        self._next[lane] = number + self.order.lanes
+        return self.order.sources[source], self._row(lane, source)
+
     def _pass(self, lane: int, number: int) -> None:
-        while self._next[lane] < number:
-            self._row(lane, self.order.pick(self._next[lane]).source)
+        if self._next[lane] >= number:
+            return
+        passed = np.arange(self._next[lane], number, self.order.lanes)
+        for source in self.order.picks(passed).sources.tolist():
+            self._row(lane, source)
             self._next[lane] += self.order.lanes
 
-    def _row(self, lane: int, source: str) -> Row:
-        cursor = self.cursors[lane, self._index[source]]
+    def _row(self, lane: int, source: int) -> Row:
+        cursor = self.cursors[lane, source]
         stream = self._streams.get((lane, source))
         if stream is None:
-            counter, offset = int(cursor[0]), int(cursor[1])
-            stream = LaneStream(self.sources[source], self.maker, lane, self.order.lanes, counter, offset)
+            counter, offset = cursor.tolist()
+            read = self.sources[self.order.sources[source]]
+            stream = LaneStream(read, self.maker, lane, self.order.lanes, counter, offset)
             self._streams[lane, source] = stream
         row = stream.row()
         cursor[:] = stream.cursor

@@ -43,7 +43,12 @@ def event_text(event: dict[str, Any]) -> str | None:
         return f"continuing after step {event['step']}, attempt {event['attempt']}"
     if kind == "checkpoint":
         size = f", {human_bytes(event['bytes'])}" if event.get("bytes") else ""
-        return f"checkpoint of step {event['step']} ({event['seconds']:.1f} s{size})"
+        held = f", steps held {event['blocked']:.2f} s" if "blocked" in event else ""
+        return f"checkpoint of step {event['step']} ({event['seconds']:.1f} s{size}{held})"
+    if kind == "checkpoint_skipped":
+        return f"no checkpoint of step {event['step']}: {event['reason']}"
+    if kind == "self_check":
+        return f"checkpoint of step {event['step']} was read back: it is what is live, to the bit"
     if kind == "evaluation":
         losses = " · ".join(f"{source} {loss:.3f}" for source, loss in event["losses"].items())
         return f"held-out loss after step {event['step']}: {losses}"

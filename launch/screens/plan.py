@@ -23,6 +23,7 @@ PART_NAMES = {
     "loss": "logits and loss",
     "working": "backward pass",
     "buffers": "communication",
+    "snapshot": "copy to save from",
 }
 """Parts of `train.memory.Memory` in the order and the words of the screen."""
 
@@ -54,6 +55,7 @@ def _facts(plan: Plan) -> Table:
         ("length", f"{plan.steps:,} steps, {short(plan.sequences)} sequences, {short(plan.tokens)} tokens"),
         ("compute", f"{plan.flops_per_token * plan.tokens:.1e} FLOPs"),
         ("time", _time_fact(plan)),
+        ("saves", _saving_fact(plan)),
         ("disk", _disk_fact(plan)),
     ]
     for name, fact in rows:
@@ -88,7 +90,9 @@ def _verdict(plan: Plan) -> Text:
             ("too large", "bold red"), f": a process has {available}, and needs a tenth free"
         )
     if plan.host_memory_needed:
-        verdict.append(f"; offloaded to host memory: {human_bytes(plan.host_memory_needed)}")
+        verdict.append(f"; host memory beside it: {human_bytes(plan.host_memory_needed)}")
+        if plan.host_memory_per_node > plan.host_memory_needed:
+            verdict.append(f", {human_bytes(plan.host_memory_per_node)} a node")
     return verdict
 
 
@@ -113,6 +117,13 @@ def _time_fact(plan: Plan) -> str:
     if plan.seconds is None or plan.tokens_per_second is None:
         return "not known before the first steps"
     return f"{duration(plan.seconds)} left at {short(plan.tokens_per_second)} tokens/s"
+
+
+def _saving_fact(plan: Plan) -> str:
+    if plan.save_interval is None or plan.lost_share is None:
+        return plan.saves
+    apart = duration(plan.save_interval)
+    return f"{plan.saves}, about {apart} apart: {plan.lost_share:.1%} of the time lost to saves and failures"
 
 
 def _disk_fact(plan: Plan) -> str:

@@ -16,6 +16,7 @@ _COLOURS = {
     "finished": "blue",
     "stopped": "yellow",
     "interrupted": "magenta",
+    "rolled back": "magenta",
     "failed": "red",
     "unreadable": "red",
 }
@@ -48,7 +49,7 @@ def status_card(run: RunStatus) -> Table:
     where = f"{run.world_size} process{'es' if run.world_size != 1 else ''}, ZeRO stage {run.zero_stage}"
     facts: list[tuple[str, str | Text | None]] = [
         ("run", Text(run.name)),
-        ("state", _state(run)),
+        ("state", _state(run) + _went_back(run)),
         ("phase", run.phase),
         ("error", Text(run.error) if run.error else None),
         ("step", f"{run.step}/{run.steps}"),
@@ -68,6 +69,10 @@ def status_card(run: RunStatus) -> Table:
 
 def _state(run: RunStatus) -> Text:
     return Text(run.state, style=_COLOURS.get(run.state, ""))
+
+
+def _went_back(run: RunStatus) -> str:
+    return "" if run.rolled_back_from is None else f" to {run.step} (from {run.rolled_back_from})"
 
 
 def _checkpoint(run: RunStatus) -> str:

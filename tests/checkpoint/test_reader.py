@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UmbelError
+from checkpoint import openfiles
+from checkpoint import reader as readers
 from checkpoint.format import Damaged, Foreign
+from checkpoint.manifest import digest
 from checkpoint.reader import StateReader, latest
 from checkpoint.writer import Fragment
 from support.portable_state import State, make_state, save
@@ -178,3 +183,73 @@ def test_a_newer_format_is_refused_not_passed_by(checkpoints: Path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(Foreign, match="format version 2, this Umbel reads up to 1; install a newer Umbel"):
         latest(checkpoints, verify="sizes")
+
+
+def test_a_thousand_files_need_no_thousand_open_ones(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openfiles, "MAX_OPEN", 3)
+    state = make_state(shapes={f"p{i}": [40] for i in range(4)})
+    state = state._replace(groups=[list(state.shapes)])
+    folder = save(checkpoints, state, world_size=20)
+    before = len(os.listdir("/proc/self/fd"))
+    with StateReader(folder) as reader, ThreadPoolExecutor(8) as pool:
+        read = pool.map(lambda key: (key, reader.read(*key)), [*state.flat] * 3)
+        assert all(got.tobytes() == state.flat[key].tobytes() for key, got in read)
+        assert len(os.listdir("/proc/self/fd")) <= before + 1 + 3
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_running_out_of_descriptors_is_no_damage(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    folder = save(checkpoints, make_state())
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UmbelError, match="too many open files; raise ulimit -n") as caught:
+        StateReader(folder)
+    assert not isinstance(caught.value, Damaged)
+
+
+def test_a_reader_tells_and_streams_all_there_is(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "STREAMED", 4)
+    state = make_state()
+    folder = save(checkpoints, state, world_size=3)
+    with StateReader(folder) as reader:
+        assert reader.digest == digest(folder)
+        assert len(reader.tensors()) == 9 + 2 + 2
+        assert reader.size("wte.weight", "master") == 21
+        chunks = [chunk.tobytes() for chunk in reader.stream("wte.weight", "master")]
+        assert [len(chunk) for chunk in chunks] == [16, 16, 16, 16, 16, 4]
+        assert b"".join(chunks) == state.flat["wte.weight", "master"].tobytes()
+
+
+def test_frozen_weights_are_read_in_any_slice(checkpoints: Path) -> None:
+    state = make_state()
+    flat = state.frozen["base.weight"].reshape(-1)
+    with StateReader(save(checkpoints, state, world_size=5)) as reader:
+        for start in range(13):
+            for stop in range(start, 13):
+                got = reader.read("base.weight", "frozen", start, stop)
+                assert got.tobytes() == flat[start:stop].tobytes()
+
+
+def test_a_frozen_weight_of_no_elements_is_stored_nowhere(checkpoints: Path) -> None:
+    state = make_state()
+    state.frozen["nothing"] = np.zeros((0, 3), np.uint16)
+    with StateReader(save(checkpoints, state)) as reader:
+        assert reader.shape("nothing") == (0, 3)
+        assert reader.kinds("nothing") == []
+
+
+def test_latest_passes_one_with_a_nan_by_if_asked_to(checkpoints: Path) -> None:
+    state = make_state()._replace(frozen={})
+    good = save(checkpoints, state, step=1)
+    state.flat["scale", "master"][:] = np.nan
+    bad = save(checkpoints, state, step=2)
+    said: list[str] = []
+    assert latest(checkpoints, verify="full") == bad
+    assert latest(checkpoints, verify="finite", warn=said.append) == good
+    assert "NaN" in said[0]

@@ -27,8 +27,8 @@ def test_a_streaming_folder_holds_held_out_rows_and_no_other(jsonl: Any, documen
     table, other = streaming.rows("data", "held_out"), whole.rows("data", "held_out")
     assert len(table) == len(other) > 5
     for row in range(len(table)):
-        assert table.ids(row).tolist() == other.ids(row).tolist()
-        assert table.doc_ids(row).tolist() == other.doc_ids(row).tolist()
+        assert table.row(row).ids.tolist() == other.row(row).ids.tolist()
+        assert table.row(row).doc_ids.tolist() == other.row(row).doc_ids.tolist()
     assert streaming.tokenizer.hash == whole.tokenizer.hash
     assert streaming.unigram_entropy == pytest.approx(whole.unigram_entropy, rel=0.05)
 
@@ -126,7 +126,7 @@ def test_chats_and_nothing_held_out(jsonl: Any, config: Any) -> None:
     chats = [{"messages": [{"role": "system", "content": str(n)}, *chat]} for n in range(90)]
     data = config(path=str(jsonl("a.jsonl", chats)), mode="streaming", packing="none", sequence_length=200)
     table = prepare(data).rows("data", "held_out")
-    mask = table.mask(0)
+    mask = table.row(0).mask
     assert mask is not None and 0 < mask.sum() < len(mask)
     none = prepare(replace(data, held_out=0.0))
     assert len(none.rows("data", "held_out")) == 0

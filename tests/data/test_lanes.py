@@ -70,7 +70,7 @@ def read(of: LaneReader, sequences: range, lanes: Any = range(LANES)) -> dict[in
     for sequence in sequences:
         number = ORDER.number(sequence)
         if number % LANES in lanes:
-            source, row = of.read(number)
+            [(source, row)] = of.read(np.array([number]))
             found[sequence] = (source, row.ids.tolist(), row.doc_lens.tolist(), row.doc_ids.tolist())
     return found
 
@@ -105,7 +105,7 @@ def test_any_deal_of_lanes_and_any_cut_give_the_same_rows(
 def test_rows_share_one_token_with_the_next_and_lose_none() -> None:
     order = GlobalOrder([(0, {"a": 1.0})], [], 1, 5)
     of = LaneReader(order, {"a": sources()["a"]}, Maker(None, 16, True, 0.0), [0])  # type: ignore[arg-type]
-    rows = [of.read(number)[1] for number in range(400)]
+    rows = [row for _, row in of.read(np.arange(400))]
     assert all(before.ids[-1] == after.ids[0] for before, after in itertools.pairwise(rows))
     assert all(len(row.ids) == 17 == row.doc_lens.sum() for row in rows)
     assert all(len(row.doc_ids) == len(row.doc_lens) for row in rows)
@@ -120,9 +120,9 @@ def test_rows_share_one_token_with_the_next_and_lose_none() -> None:
 
 def test_reading_back_is_refused() -> None:
     of = reader(range(LANES))
-    of.read(LANES)
+    of.read(np.array([LANES]))
     with pytest.raises(ValueError, match="is read already"):
-        of.read(0)
+        of.read(np.array([0]))
 
 
 def test_a_source_is_read_no_more_often_than_it_may() -> None:
@@ -137,13 +137,13 @@ def test_a_source_with_nothing_in_it_ends_the_search(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Documents, "get", lambda self, number: None)
     monkeypatch.setattr(lanes_module, "MOST_IN_VAIN", 500)
     with pytest.raises(UmbelError, match="gave nothing to learn in 500 documents running"):
-        reader([0]).read(0)
+        reader([0]).read(np.array([0]))
 
 
 def test_a_cursor_beyond_its_document_is_refused() -> None:
     """Other tokens than before: the tokenizer, or the document, is another."""
     of = reader([0])
-    source, _ = of.read(0)
+    [(source, _)] = of.read(np.array([0]))
     of.cursors[0, sorted(COUNTS).index(source)] = 1, 99
     with pytest.raises(UmbelError, match=rf"data\.sources\.{source}: .*document \d+ has \d+ tokens.* 99"):
         next_row(reader([0], LANES, of.cursors), source)
@@ -152,5 +152,5 @@ def test_a_cursor_beyond_its_document_is_refused() -> None:
 def next_row(of: LaneReader, source: str) -> None:
     """Read on until a row of that source came."""
     for number in itertools.count(LANES, LANES):
-        if of.read(number)[0] == source:
+        if of.read(np.array([number]))[0][0] == source:
             return

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,11 +26,31 @@ def test_ordinals_are_the_counts_before(weights: dict[str, float], start: int, l
     mixing = Mixing(weights)
     counts = mixing.counts(start)
     assert sum(counts.values()) == start
-    for n in range(start, start + length):
-        source, ordinal = mixing.pick(n)
-        assert ordinal == counts[source]
-        counts[source] += 1
+    picks = mixing.picks(np.arange(start, start + length))
+    for source, ordinal in zip(picks.sources.tolist(), picks.ordinals.tolist(), strict=True):
+        assert ordinal == counts[mixing.sources[source]]
+        counts[mixing.sources[source]] += 1
     assert mixing.counts(start + length) == counts
+
+
+@given(weights, st.lists(st.integers(0, 2**61), min_size=1, max_size=50))
+def test_rows_are_picked_as_whole_numbers_of_any_size_say(weights: dict[str, float], rows: list[int]) -> None:
+    mixing = Mixing(weights)
+    found = mixing.picks(np.array(rows))
+    assert list(zip(found.sources.tolist(), found.ordinals.tolist(), strict=True)) == [
+        picked(mixing, n) for n in rows
+    ]
+
+
+def picked(mixing: Mixing, n: int) -> tuple[int, int]:
+    """The recurrence, in Python's numbers."""
+    before, after = n, n + 1
+    for index, (whole, rest) in enumerate(mixing._rests):
+        left = before * rest // whole, after * rest // whole
+        if left[0] == left[1]:
+            return index, before - left[0]
+        before, after = left
+    raise AssertionError("the last source takes what is left")
 
 
 @given(weights, st.integers(0, 2**40))
@@ -52,6 +73,8 @@ def test_each_round_is_another_permutation(length: int) -> None:
     endless = shuffled(length, "seed")
     rounds = [[int(endless[index]) for index in range(k * length, (k + 1) * length)] for k in range(2)]
     assert all(sorted(one) == list(range(length)) for one in rounds)
+    some = np.arange(length // 2, length + length // 2 + 1)
+    assert endless.take(some).tolist() == [endless[index] for index in some.tolist()]
     if length > 2:
         assert rounds[0] != rounds[1]
         assert rounds[0] != [int(shuffled(length, "other")[index]) for index in range(length)]
@@ -103,6 +126,13 @@ def test_an_epoch_of_documents_is_all_of_them_window_by_window(rows: int, window
 
 # The global order -------------------------------------------------------------------------------------
 
+
+def named(order: GlobalOrder, numbers: Sequence[int]) -> list[tuple[str, int]]:
+    """The source and the ordinal of each number."""
+    sources, ordinals = order.picks(np.array(numbers))
+    return [(order.sources[source], ordinal) for source, ordinal in zip(sources, ordinals, strict=True)]
+
+
 PHASES = [(0, {"a": 0.5, "b": 0.3, "c": 0.2}), (1000, {"a": 0.1, "c": 0.9})]
 
 
@@ -110,9 +140,9 @@ PHASES = [(0, {"a": 0.5, "b": 0.3, "c": 0.2}), (1000, {"a": 0.1, "c": 0.9})]
 def test_every_row_of_every_source_once_and_in_turn(lanes: int, skip: int) -> None:
     order = GlobalOrder(PHASES, [[skip, skip + 100]], lanes, 7)
     rounds = 2500 // lanes
-    picks = [order.pick(number) for number in range(rounds * lanes)]
-    for source in "abc":
-        ordinals = sorted(ordinal for name, ordinal in picks if name == source)
+    picks = order.picks(np.arange(rounds * lanes))
+    for source in range(3):
+        ordinals = sorted(picks.ordinals[picks.sources == source].tolist())
         assert ordinals == list(range(len(ordinals)))
 
 
@@ -126,15 +156,16 @@ def test_numbers_leave_out_the_skipped_ranges_and_nothing_else(gaps: list[tuple[
     left_out = {number for first, end in skip for number in range(first, end)}
     expected = [number for number in range(700) if number not in left_out]
     assert [order.number(sequence) for sequence in range(300)] == expected[:300]
+    assert order.numbers(range(30, 300)).tolist() == expected[30:300]
 
 
 def test_a_phase_keeps_every_sources_place() -> None:
     order = GlobalOrder(PHASES, [], 10, 7)
-    before = Counter(order.pick(number).source for number in range(1000))
+    before = Counter(source for source, _ in named(order, range(1000)))
     assert order.counts(1000) == dict(before)
-    later = [order.pick(number) for number in range(1000, 1100)]
-    assert abs(Counter(pick.source for pick in later)["a"] - 10) <= 1
-    assert min(pick.ordinal for pick in later if pick.source == "c") == before["c"]
+    later = named(order, range(1000, 1100))
+    assert abs(Counter(source for source, _ in later)["a"] - 10) <= 1
+    assert min(ordinal for source, ordinal in later if source == "c") == before["c"]
     assert order.counts(1100)["b"] == before["b"]
 
 
@@ -142,15 +173,15 @@ def test_every_lane_sees_every_source() -> None:
     """With even weights and without dealing anew, even lanes would see one source, odd lanes the other."""
     order = GlobalOrder([(0, {"a": 0.5, "b": 0.5})], [], 8, 7)
     for lane in range(8):
-        seen = Counter(order.pick(number).source for number in range(lane, 8 * 100, 8))
+        seen = Counter(source for source, _ in named(order, range(lane, 8 * 100, 8)))
         assert 25 < seen["a"] < 75
 
 
 def test_a_skipped_range_that_comes_later_moves_nothing_before_it() -> None:
-    plain, cured = GlobalOrder(PHASES, [], 16, 7), GlobalOrder(PHASES, [[480, 512]], 16, 7)
-    show: Any = lambda order: [order.pick(order.number(sequence)) for sequence in range(900)]  # noqa: E731
-    assert show(cured)[:480] == show(plain)[:480]
-    assert show(cured)[480:600] == show(plain)[512:632]
+    orders = GlobalOrder(PHASES, [[480, 512]], 16, 7), GlobalOrder(PHASES, [], 16, 7)
+    cured, plain = (named(order, order.numbers(range(900)).tolist()) for order in orders)
+    assert cured[:480] == plain[:480]
+    assert cured[480:600] == plain[512:632]
 
 
 def test_a_grain_that_shuffles_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

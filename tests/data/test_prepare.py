@@ -35,7 +35,9 @@ from data.tokens.tokenizer import train_tokenizer
 def texts_of(prepared: Prepared, source: str, split: Any) -> list[str]:
     """The documents that were packed, put together again from the rows."""
     table = prepared.rows(source, split)
-    tokens = [table.ids(0)[:1]] + [table.ids(row)[1:] for row in range(len(table))] if len(table) else []
+    tokens = (
+        [table.row(0).ids[:1]] + [table.row(row).ids[1:] for row in range(len(table))] if len(table) else []
+    )
     text = prepared.tokenizer.decode(np.concatenate(tokens).tolist()) if tokens else ""
     return text.split("<|endoftext|>")
 
@@ -173,7 +175,7 @@ def test_datasets_reads_the_same_rows(jsonl: Any, documents: Any, config: Any) -
     prepared = prepare(config(path=str(jsonl("a.jsonl", documents("doc", 90)))))
     dataset, table = prepared.dataset("data", "train"), prepared.rows("data", "train")
     assert len(dataset) == len(table)
-    assert dataset[3]["input_ids"] == table.ids(3).tolist()
+    assert dataset[3]["input_ids"] == table.row(3).ids.tolist()
     assert len(dataset[3]["input_ids"]) == 17
     assert sum(dataset[3]["doc_lens"]) == 17
 
@@ -193,10 +195,10 @@ def test_unpacked_texts_are_counted_where_they_are_cut(jsonl: Any, config: Any) 
     prepared = prepare(config(path=str(jsonl("a.jsonl", records)), packing="none", held_out=0.0))
     totals = prepared.manifest["sources"]["data"]["train"]
     assert (totals["documents"], totals["rows"], totals["truncated_documents"]) == (10, 10, 5)
-    lengths = [len(prepared.rows("data", "train").ids(row)) for row in range(10)]
+    lengths = [len(prepared.rows("data", "train").row(row).ids) for row in range(10)]
     assert sum(lengths) + totals["truncated_tokens"] == totals["tokens"]
     assert max(lengths) == 17
-    assert prepared.rows("data", "train").ids(1)[-1] == prepared.manifest["eos_id"]
+    assert prepared.rows("data", "train").row(1).ids[-1] == prepared.manifest["eos_id"]
 
 
 def test_chats_and_a_pretrained_folder(tmp_path: Path, jsonl: Any, config: Any) -> None:
@@ -208,13 +210,13 @@ def test_chats_and_a_pretrained_folder(tmp_path: Path, jsonl: Any, config: Any) 
     data = config(path=str(path), sequence_length=200, packing="none")
     prepared = prepare(data, pretrained=str(tmp_path / "model"))
     table = prepared.rows("data", "train")
-    mask = table.mask(0)
+    mask = table.row(0).mask
     assert mask is not None
-    learned = prepared.tokenizer.decode(table.ids(0)[mask].tolist())
+    learned = prepared.tokenizer.decode(table.row(0).ids[mask].tolist())
     assert learned == "ho ho<|im_end|>\nho ho<|im_end|>\n<|endoftext|>"
     assert prepared.tokenizer.chat_template is not None
     packed = prepare(replace(data, packing="concat", sequence_length=32), pretrained=str(tmp_path / "model"))
-    assert packed.rows("data", "train").mask(0) is not None
+    assert packed.rows("data", "train").row(0).mask is not None
     trained = prepare(data)
     assert trained.tokenizer.backend.token_to_id("<|im_end|>") == 3
     broken = jsonl("b.jsonl", [{"messages": chat}, {"messages": chat[:1]}])
@@ -257,7 +259,7 @@ def test_packed_rows_without_an_answer_are_left_out_and_counted(jsonl: Any, conf
     assert totals["rows_without_targets"] > 0
     assert len(table) == totals["rows"] > 0
     for row in range(len(table)):
-        mask = table.mask(row)
+        mask = table.row(row).mask
         assert mask is not None
         assert mask[1:].any()
     cut = totals["rows"] + totals["rows_without_targets"]
@@ -494,7 +496,7 @@ from data.places.retry import ChangedFile
 from data.prepare import prepare
 prepared = prepare(Data(path={str(path)!r}, sequence_length=16, cache_dir={str(tmp_path)!r},
                         tokenizer=Tokenizer(vocab_size=300)))
-GlobalOrder([(0, {{"data": 1.0}})], [], 4, 1).pick(3)
+GlobalOrder([(0, {{"data": 1.0}})], [], 4, 1).numbers(range(3))
 print([name for name in ("torch", "datasets", "transformers") if name in sys.modules])
 prepared.dataset("data", "train")[0]
 print([name for name in ("torch", "transformers") if name in sys.modules])
@@ -506,7 +508,7 @@ print([name for name in ("torch", "transformers") if name in sys.modules])
 def test_neighbouring_rows_overlap_by_one_token(mixture: Prepared) -> None:
     table = mixture.rows("middle", "train")
     for one, next_one in pairwise(range(len(table))):
-        assert table.ids(one)[-1] == table.ids(next_one)[0]
+        assert table.row(one).ids[-1] == table.row(next_one).ids[0]
 
 
 def test_sources_of_a_mixture_keep_their_own_rows(mixture: Prepared) -> None:

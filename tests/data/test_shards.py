@@ -113,7 +113,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         mapped = Path("/proc/self/maps").read_text()
         return sum(f"{tmp_path}/{n}.arrow" in mapped for n in range(5))
 
-    held = [table.ids(number) for number in range(len(table))]
+    held = [table.row(number).ids for number in range(len(table))]
     assert [ids.tolist() for ids in held] == [row.ids.tolist() for row in rows] * 5
     assert maps() == 5  # rows that are in use keep theirs
     held.clear()

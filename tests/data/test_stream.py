@@ -98,7 +98,7 @@ def test_held_out_rows_come_in_order_and_as_many_as_there_are(stream: BatchStrea
     assert [len(batch.input_ids) for batch in stream.held_out("large", 7, 3)] == [3, 3, 1]
     everything = stream.held_out("large", 10**6, 4)
     assert sum(len(batch.input_ids) for batch in everything) == len(table)
-    assert everything[1].input_ids[0].tolist() == table.ids(4)[:-1].tolist()
+    assert everything[1].input_ids[0].tolist() == table.row(4).ids[:-1].tolist()
     assert [batch.first_slot for batch in everything[:2]] == [0, 4]
 
 

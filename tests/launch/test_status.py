@@ -141,3 +141,30 @@ def test_checkpoints_that_a_start_passed_by_do_not_count(folder: RunFolder) -> N
     assert (status_of(folder, 99).checkpoint_step, status_of(folder, 99).step) == (10, 10)
     record_event(folder, "checkpoint", step=15, seconds=0.1)
     assert (status_of(folder, 99).checkpoint_step, status_of(folder, 99).step) == (15, 15)
+
+
+def test_a_rollback_shows_until_the_next_start(folder: RunFolder) -> None:
+    record_event(folder, "start", attempt=1, step=0, world_size=1, zero_stage=0)
+    for step in (100, 200):
+        write_step(folder, step, 1, second=0)
+        record_event(folder, "checkpoint", step=step, seconds=0.1)
+    record_event(folder, "start", attempt=2, step=200, world_size=1, zero_stage=0)
+    write_step(folder, 250, 2, second=1)
+    record_event(folder, "rollback", **{"to": 100, "from": 250})
+    status = status_of(folder, 999)
+    assert (status.state, status.step, status.checkpoint_step, status.tokens) == (
+        "rolled back",
+        100,
+        100,
+        6400,
+    )
+    assert "rolled back to 100 (from 250)" in drawn(status_card(status))
+    assert "rolled back" in drawn(status_table([status]))
+    with RunLock(folder, "launch"):
+        status = status_of(folder, 999)
+    assert (status.state, status.step, status.rolled_back_from) == ("starting", 100, None)
+    record_event(folder, "start", attempt=3, step=100, world_size=1, zero_stage=0)
+    write_step(folder, 101, 3, second=2)
+    status = status_of(folder, 999)
+    assert (status.state, status.step, status.checkpoint_step) == ("interrupted", 101, 100)
+    assert "rolled back" not in drawn(status_card(status))

@@ -9,16 +9,19 @@ from record.events import next_attempt, read_events, record_event
 from record.folder import RunFolder
 from record.metrics import MetricsWriter, lineage, read_metrics
 
-Attempt = tuple[int, bool]
-"""Steps until it is killed (0: at its start), and whether it finds the newest checkpoint damaged."""
+Attempt = tuple[int, bool, int | None]
+"""Steps until it is killed (0: at its start), whether it finds the newest checkpoint damaged, and after it a
+rollback over so many checkpoints (None: there is none)."""
 
 
 @given(
-    attempts=st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=8),
+    attempts=st.lists(
+        st.tuples(st.integers(0, 12), st.booleans(), st.none() | st.integers(0, 4)), min_size=1, max_size=8
+    ),
     every=st.integers(1, 5),
 )
 def test_each_step_is_shown_once_by_the_attempt_that_counts(attempts: list[Attempt], every: int) -> None:
-    """Simulate a run: attempts of random length, a checkpoint every few steps, kills anywhere.
+    """Simulate a run: attempts of random length, a checkpoint every few steps, kills anywhere, rollbacks.
 
     The truth is kept beside it: a list of who made each step of the state that an attempt loads.
     """
@@ -26,7 +29,7 @@ def test_each_step_is_shown_once_by_the_attempt_that_counts(attempts: list[Attem
     events: list[dict[str, object]] = []
     saved: list[int] = []  # saved[i]: attempt that computed step i + 1 of the newest checkpoint
     truth: list[int] = []
-    for attempt, (length, damaged) in enumerate(attempts, 1):
+    for attempt, (length, damaged, back) in enumerate(attempts, 1):
         saved = saved[: max(0, len(saved) - every)] if damaged else saved
         events.append({"event": "start", "attempt": attempt, "step": len(saved)})
         truth = list(saved)
@@ -35,6 +38,10 @@ def test_each_step_is_shown_once_by_the_attempt_that_counts(attempts: list[Attem
             metrics.append({"step": len(truth), "attempt": attempt})
             if len(truth) % every == 0:
                 saved = list(truth)
+        if back is not None:
+            saved = saved[: max(0, len(saved) - back * every)]
+            events.append({"event": "rollback", "to": len(saved), "from": len(truth)})
+            truth = list(saved)
     shown = lineage(metrics, events)
     assert [line["step"] for line in shown] == list(range(1, len(truth) + 1))
     assert [line["attempt"] for line in shown] == truth

@@ -36,6 +36,10 @@ def test_a_life(folder: RunFolder) -> None:
     record_event(folder, "finished", step=9)
     record_event(folder, "phase", name="late")
     assert state(folder) == "finished"
+    record_event(folder, "rollback", **{"to": 3, "from": 9})
+    assert state(folder) == "rolled back"
+    record_event(folder, "start", attempt=3, step=3)
+    assert state(folder) == "interrupted"
 
 
 def test_latest(folder: RunFolder) -> None:

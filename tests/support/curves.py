@@ -7,24 +7,23 @@ from typing import Any
 import numpy as np
 
 VOCABULARY, LENGTH, GLOBAL_BATCH = 320, 16, 8
-LEARNED_SHARE = np.linspace(1.0, 0.1, GLOBAL_BATCH)
-"""How much of each sequence is learned: ranks and micro-batches get very different counts of targets."""
 
 
-def global_batch(step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels [GLOBAL_BATCH, LENGTH] of a step, with uneven masks."""
+def global_batch(step: int, sequences: int = GLOBAL_BATCH) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels [sequences, LENGTH] of a step, with uneven masks."""
     draw = np.random.default_rng(step)
     # A skewed distribution, so that there is something to learn.
-    rows = np.minimum(draw.geometric(0.05, (GLOBAL_BATCH, LENGTH + 1)), VOCABULARY) - 1
-    learned = draw.random((GLOBAL_BATCH, LENGTH)) < LEARNED_SHARE[:, None]
+    rows = np.minimum(draw.geometric(0.05, (sequences, LENGTH + 1)), VOCABULARY) - 1
+    # Ranks and micro-batches get very different counts of targets.
+    learned = draw.random((sequences, LENGTH)) < np.linspace(1.0, 0.1, sequences)[:, None]
     return rows[:, :-1].astype(np.int64), np.where(learned, rows[:, 1:], -100).astype(np.int64)
 
 
-def packed_batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def packed_batch(step: int, sequences: int = GLOBAL_BATCH) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, labels and position ids of a step whose rows hold one to five documents each."""
-    inputs, labels = global_batch(step)
+    inputs, labels = global_batch(step, sequences)
     draw = np.random.default_rng((step, 1))
-    starts = draw.random((GLOBAL_BATCH, LENGTH)) < np.linspace(0, 0.3, GLOBAL_BATCH)[:, None]
+    starts = draw.random((sequences, LENGTH)) < np.linspace(0, 0.3, sequences)[:, None]
     starts[:, 0] = True
     # The last token of a document has no target: the next one is another document's.
     labels[:, :-1][starts[:, 1:]] = -100
@@ -34,13 +33,19 @@ def packed_batch(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def micro_batches(
-    step: int, rank: int, world_size: int, micro_batch: int, packed: bool = False
+    step: int,
+    rank: int,
+    world_size: int,
+    micro_batch: int,
+    packed: bool = False,
+    sequences: int = GLOBAL_BATCH,
 ) -> tuple[list[Any], int]:
     """This rank's micro-batches of a step, and the global count of targets."""
     from data.stream import MicroBatch
 
-    inputs, labels, positions = packed_batch(step) if packed else (*global_batch(step), None)
-    each = GLOBAL_BATCH // world_size
+    rows = packed_batch(step, sequences) if packed else (*global_batch(step, sequences), None)
+    inputs, labels, positions = rows
+    each = sequences // world_size
     cuts = [slice(k, k + micro_batch) for k in range(rank * each, (rank + 1) * each, micro_batch)]
     batches = [
         MicroBatch(

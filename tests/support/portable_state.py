@@ -8,19 +8,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from checkpoint.arena import ALIGNMENT
+from checkpoint.job import Commit, SaveJob, Slot
+from checkpoint.retention import Retention
 from checkpoint.writer import Fragment, commit, write_share
 
 SLICED = ("master", "exp_avg", "exp_avg_sq")
+SAVE_ID = "0123abcd"
 
 
 class State(NamedTuple):
-    """What a run would save: flat fp32 arrays by (parameter, kind), whole frozen weights and buffers."""
+    """What a run would save: flat fp32 arrays by (parameter, kind), frozen weights, whole buffers.
+
+    ``shapes`` are of what is trained, in ``groups``; ``parameters`` of that and of what is frozen.
+    """
 
     shapes: dict[str, list[int]]
     flat: dict[tuple[str, str], np.ndarray]
     frozen: dict[str, np.ndarray]
     buffers: dict[str, np.ndarray]
     groups: list[list[str]]
+
+    @property
+    def parameters(self) -> dict[str, list[int]]:
+        return self.shapes | {name: list(values.shape) for name, values in self.frozen.items()}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a.nbytes for part in (self.flat, self.frozen, self.buffers) for a in part.values())
 
 
 def make_state(seed: int = 0, shapes: dict[str, list[int]] | None = None) -> State:
@@ -52,8 +67,11 @@ def share_of(state: State, rank: int, world_size: int) -> list[Fragment]:
     for (name, kind), values in state.flat.items():
         start, stop = even_cuts(values.size, world_size)[rank]
         fragments.append(Fragment(name, kind, start, values[start:stop], "F32", (stop - start,)))
+    for name, values in state.frozen.items():
+        start, stop = even_cuts(values.size, world_size)[rank]
+        data = values.reshape(-1)[start:stop].tobytes()
+        fragments.append(Fragment(name, "frozen", start, data, "BF16", (stop - start,)))
     if rank == 0:
-        fragments += [Fragment(n, "frozen", 0, a.tobytes(), "BF16", a.shape) for n, a in state.frozen.items()]
         dtypes = {"float64": "F64", "int64": "I64"}
         fragments += [
             Fragment(n, "buffer", 0, a.data, dtypes[a.dtype.name], a.shape) for n, a in state.buffers.items()
@@ -78,6 +96,8 @@ def facts_of(state: State, step: int, world_size: int, **changes: Any) -> dict[s
         ],
         "software": {"umbel": "0.1.0"},
         "topology": {"world_size": world_size, "zero_stage": 2, "engine": "deepspeed"},
+        "tied": {},
+        "loss_scaler": None,
     }
     return facts | changes
 
@@ -91,5 +111,46 @@ def save(
     **changes: Any,
 ) -> Path:
     for rank in range(world_size):
-        write_share(checkpoints, step, rank, world_size, share(state, rank, world_size), state.shapes)
-    return commit(checkpoints, step, world_size, facts_of(state, step, world_size, **changes))
+        write_share(
+            checkpoints, step, SAVE_ID, rank, world_size, share(state, rank, world_size), state.parameters
+        )
+    return commit(checkpoints, step, SAVE_ID, world_size, facts_of(state, step, world_size, **changes))
+
+
+def fill(arena: Callable[[int], memoryview], fragments: Sequence[Fragment]) -> list[Slot]:
+    """Copy fragments into an arena, which is asked for the bytes it must have, and say where they lie."""
+    slots, offset = [], 0
+    for one in fragments:
+        slots.append(Slot(one.parameter, one.kind, one.start, one.dtype, one.shape, offset))
+        offset += -(-one.nbytes // ALIGNMENT) * ALIGNMENT
+    view = arena(offset)
+    for one, slot in zip(fragments, slots, strict=True):
+        if one.nbytes:
+            view[slot.offset : slot.offset + one.nbytes] = memoryview(one.data).cast("B")
+    return slots
+
+
+def job_of(
+    checkpoints: Path,
+    state: State,
+    slots: list[Slot],
+    rank: int = 0,
+    world_size: int = 1,
+    step: int = 100,
+    save_id: str = SAVE_ID,
+    keep_last: int = 3,
+    **changes: Any,
+) -> SaveJob:
+    """One rank's part of saving a state that lies in an arena."""
+    facts = facts_of(state, step, world_size, **changes)
+    return SaveJob(
+        checkpoints=checkpoints,
+        step=step,
+        save_id=save_id,
+        rank=rank,
+        world_size=world_size,
+        slots=slots,
+        parameters=state.parameters,
+        total_bytes=state.nbytes,
+        commit=None if rank else Commit(facts=facts, retention=Retention(keep_last=keep_last)),
+    )

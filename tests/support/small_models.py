@@ -16,6 +16,7 @@ from configs.compose import compose
 from configs.schema import RunConfig
 from record.events import next_attempt
 from record.folder import RunFolder
+from record.lock import RunLock
 from support.runs import TINY, freeze
 from train.distributed import World
 from train.export import export
@@ -43,7 +44,7 @@ def train_here(config: RunConfig) -> RunFolder:
     folder = freeze(config)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        Session(config, folder, ALONE, next_attempt(folder)).run()
+        Session(config, folder, ALONE, next_attempt(folder), RunLock(folder)).run()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -30,6 +30,13 @@ def at(step: int, loss: float = 1.0, grad_norm: float = 1.0) -> StepRecord:
     return StepRecord(Position(step, step * 4, step * 100), 100, 1e-3, metrics, 0.0, 0.0)
 
 
+def due(step: int, *numbers: float) -> StepRecord:
+    return dataclasses.replace(at(step, *numbers), save=True)
+
+
+NEVER = cast(Any, SimpleNamespace(due=lambda *_: False))
+
+
 def one_of(rank: int, size: int) -> World:
     return dataclasses.replace(ALONE, rank=rank, size=size)
 
@@ -246,12 +253,12 @@ def test_a_number_that_is_none_stops_the_run_before_it_is_saved(
     lines: list[dict[str, Any]] = []
     tiny_config.tracker.log_every = 10
     hook = metrics(tiny_config, lines)
-    saver = SimpleNamespace(save=lambda *_: pytest.fail("saved"))
-    checkpoints = Checkpoints(cast(Any, saver), cast(Any, None), 4, Position(), hook.flush)
+    saver = SimpleNamespace(save=lambda *_, **__: pytest.fail("saved"), poll=lambda: None, failures=0)
+    checkpoints = Checkpoints(cast(Any, saver), NEVER, cast(Any, None), Position(), hook.flush)
     for record in (at(2), at(3, loss, grad_norm), at(4)):
         hook.after_step(record)
     with pytest.raises(RunFailed, match=said):
-        checkpoints.after_step(at(4))
+        checkpoints.after_step(due(4))
     assert [line["step"] for line in lines] == [2]
 
 
@@ -267,12 +274,47 @@ def test_a_failure_tells_what_is_saved(tiny_config: Any, saved: int, said: str) 
 
 
 def test_a_position_is_saved_once() -> None:
-    saved: list[int] = []
-    saver = SimpleNamespace(save=lambda _, position, cursors: saved.append(position.step))
-    checkpoints = Checkpoints(cast(Any, saver), cast(Any, None), 2, at(2).position, lambda: None)
-    for step in (2, 3, 4):
-        checkpoints.after_step(at(step))
-    checkpoints.save()
+    saved: list[tuple[int, bool]] = []
+
+    def save(position: Position, _: object, *, last: bool) -> bool:
+        saved.append((position.step, last))
+        return True
+
+    saver = SimpleNamespace(save=save, poll=lambda: None, drain=lambda: None, failures=0)
+    checkpoints = Checkpoints(cast(Any, saver), NEVER, cast(Any, None), at(2).position, lambda: None)
+    for record in (due(2), at(3), due(4)):
+        checkpoints.after_step(record)
+    checkpoints.finish()
     checkpoints.after_step(at(5))
-    checkpoints.save()
-    assert saved == [4, 5]
+    checkpoints.finish()
+    assert saved == [(4, False), (5, True)]
+
+
+def test_what_was_not_saved_is_saved_at_the_end() -> None:
+    saved: list[int] = []
+
+    def busy(position: Position, _: object, *, last: bool) -> bool:
+        if last:
+            saved.append(position.step)
+        return last
+
+    saver = SimpleNamespace(save=busy, poll=lambda: None, drain=lambda: None, failures=0)
+    checkpoints = Checkpoints(cast(Any, saver), NEVER, cast(Any, None), Position(), lambda: None)
+    checkpoints.after_step(due(4))
+    checkpoints.finish()
+    assert saved == [4]
+
+
+@pytest.mark.parametrize(("failures", "reasons"), [(1, []), (2, ["no checkpoint could be written"])])
+def test_a_failed_save_is_tried_again_and_a_second_one_stops_the_run(
+    failures: int, reasons: list[str]
+) -> None:
+    asked: list[str] = []
+    saver = SimpleNamespace(poll=lambda: None, failures=failures)
+    stop = SimpleNamespace(ask=asked.append)
+    checkpoints = Checkpoints(cast(Any, saver), NEVER, cast(Any, stop), Position(), lambda: None)
+    checkpoints.after_step(at(3))
+    assert asked == reasons
+    assert checkpoints.due(4)
+    saver.failures = 0
+    assert not checkpoints.due(4)

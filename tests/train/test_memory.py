@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,9 +16,10 @@ from configs.schema import Model, RunConfig
 from train.architecture import decoder_config
 from train.loss import cross_entropy_sum
 from train.masking import logits_of
-from train.memory import USABLE, device_memory, estimate, runs_on_cpu
+from train.memory import USABLE, device_memory, estimate, runs_on_cpu, state_bytes
 from train.micro_batch import choose_micro_batch
-from train.model import build_model
+from train.model import build_model, meta_model
+from train.parameters import ParameterCount, parameter_count
 from train.rehearse import formula, rehearse
 
 GIB = 2**30
@@ -147,9 +150,52 @@ def test_state_is_counted_by_engine_and_stage(
 
 
 def test_what_is_offloaded_is_in_host_memory() -> None:
-    config = run("model=bloom_tiny", "parallelism=zero3_offload")
-    kept = estimate(run("model=bloom_tiny", "parallelism=zero3"), 2, 1)
+    waits = "checkpoint.asynchronous=false"
+    config = run("model=bloom_tiny", "parallelism=zero3_offload", waits)
+    kept = estimate(run("model=bloom_tiny", "parallelism=zero3", waits), 2, 1)
+    assert kept.host == 0
     assert estimate(config, 2, 1).host == kept.parameters + kept.gradients + kept.optimizer
+
+
+@pytest.mark.parametrize(("parallelism", "world"), [("single", 1), ("ddp", 8), ("zero2", 8), ("zero3", 7)])
+def test_the_copy_to_save_from_is_in_host_memory_beside_a_device(parallelism: str, world: int) -> None:
+    config = run("model=bloom_560m", "data.sequence_length=128", f"parallelism={parallelism}")
+    memory = estimate(config, world, 1)
+    assert memory.host == -(-12 * N // world)
+    assert memory.snapshot == 0
+
+
+def test_on_the_cpu_the_copy_takes_from_the_same_memory() -> None:
+    cpu = ["model=llama_tiny", "cluster.device=cpu"]
+    beside, without = (
+        estimate(compose([*cpu, f"checkpoint.asynchronous={on}"]), 2, 1) for on in ("true", "false")
+    )
+    assert beside.total - without.total == beside.snapshot == 6 * parameters().total
+    assert beside.host == without.snapshot == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "parallelism", "frozen_bytes"),
+    [("fp32", "zero2", 4), ("bf16", "zero2", 2), ("bf16", "ddp", 4), ("bf16", "zero3", 2)],
+)
+def test_frozen_weights_of_ones_own_are_part_of_the_state(
+    precision: str, parallelism: str, frozen_bytes: int
+) -> None:
+    count = parameters("model.lora={r: 4}")
+    config = run(
+        "model=llama_tiny",
+        "model.lora={r: 4}",
+        f"model.precision={precision}",
+        f"parallelism={parallelism}",
+    )
+    frozen = count.total - count.trainable
+    assert state_bytes(config, count) == 12 * count.trainable + frozen_bytes * frozen
+    base = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained="org/base"))
+    assert state_bytes(base, count) == 12 * count.trainable
+
+
+def parameters(*overrides: str) -> ParameterCount:
+    return parameter_count(meta_model(run("model=llama_tiny", *overrides).model))
 
 
 def test_adapters_need_no_state_for_the_frozen_base() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -11,12 +12,12 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from configs.schema import RunConfig
-from record.events import read_events
+from record.events import read_events, record_event
 from record.folder import RunFolder
 from record.metrics import read_metrics
 from support.runs import tiny
 from support.small_models import train_here
-from train.hooks.wandb import Wandb
+from train.hooks.wandb import Branch, Wandb, branch
 
 ID = "0123456789abcdef"
 
@@ -95,6 +96,49 @@ def test_a_restart_goes_on_with_the_same_run_and_may_repeat_steps(
     assert [(event["id"], event["mode"], event["url"]) for event in told] == [(ID, "offline", None)] * 2
     assert warnings(folder) == []
     assert "WARNING" not in capfd.readouterr().err
+
+
+def test_after_a_rollback_no_step_has_two_values(
+    config: RunConfig, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for steps in ((1, 2, 3), (3, 4), (5,)):
+        with Wandb(config, folder, ID) as tracker:
+            tracker(lines(*steps))
+        if steps == (1, 2, 3):
+            record_event(folder, "rollback", **{"to": 2, "from": 3})
+        time.sleep(1.1)  # wandb names a start by its second
+    starts = records(folder)
+    runs = [record.run for read in starts for record in read if record.HasField("run")]
+    other, name = f"{ID}-r1", "tiny from step 2"
+    assert [(run.run_id, run.display_name, run.run_group) for run in runs] == [
+        (ID, "tiny", ID), (other, name, ID), (other, name, ID),
+    ]  # fmt: skip
+    configs = [{item.key: item.value_json for item in run.config.update} for run in runs]
+    assert [json.loads(one.get("continues", "null")) for one in configs] == [
+        None, {"id": ID, "step": 2}, {"id": ID, "step": 2},
+    ]  # fmt: skip
+    shown = [
+        (run.run_id, row["step"]) for run, read in zip(runs, starts, strict=True) for row in history(read)
+    ]
+    assert shown == [(ID, "1"), (ID, "2"), (ID, "3"), (other, "3"), (other, "4"), (other, "5")]
+    assert warnings(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("rollbacks", "expected"),
+    [
+        ([], Branch("a")),
+        ([100], Branch("a-r1", 100, "a")),
+        ([100, 160], Branch("a-r2", 160, "a-r1")),
+        ([100, 100], Branch("a-r2", 100, "a")),
+        ([100, 60], Branch("a-r2", 60, "a")),
+        ([100, 160, 120], Branch("a-r3", 120, "a-r1")),
+    ],
+)
+def test_a_branch_continues_what_holds_the_steps_before_it(rollbacks: list[int], expected: Branch) -> None:
+    events = [{"event": "rollback", "to": step, "from": 999} for step in rollbacks]
+    assert branch("a", [{"event": "start", "step": 0}, *events]) == expected
 
 
 def test_the_step_is_the_axis_of_every_metric(

@@ -1,38 +1,65 @@
-"""When the state is saved: every N steps, and once more where the run ends."""
+"""The state is saved where the loop says so, again where that failed, and once more where the run ends."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from data.streaming.lanes import Cursors
-from train.engine import Engine
+from train.cadence import Cadence
 from train.loop import StepRecord
 from train.position import Position
 from train.saving import Saver
+from train.stop import StopRequest
+
+ATTEMPTS = 2
+"""Saves that may fail one after another before the run stops: a full disk stays so, a writer is replaced."""
 
 
 class Checkpoints:
-    """Saves every ``every`` steps, after what leads up to the save is on disk.
+    """Saves after what leads up to the save is on the disk.
 
     Args:
+        begun: position of the checkpoint the run goes on from.
         before: called before each save on all processes (`Metrics.flush`, which also refuses a NaN state).
     """
 
     def __init__(
-        self, saver: Saver, engine: Engine, every: int, saved: Position, before: Callable[[], None]
+        self,
+        saver: Saver,
+        cadence: Cadence,
+        stop: StopRequest,
+        begun: Position,
+        before: Callable[[], None],
     ) -> None:
-        self.saver, self.engine, self.every, self.before = saver, engine, every, before
-        self.saved = self.position = saved
+        self.saver, self.cadence, self.stop, self.before = saver, cadence, stop, before
+        self.begun = self.position = begun
         self.cursors: Cursors | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether the state after ``step`` is to be saved; asked on rank 0, before the step."""
+        return self.saver.failures > 0 or self.cadence.due(step, time.monotonic())
 
     def after_step(self, record: StepRecord) -> None:
         self.position, self.cursors = record.position, record.cursors
-        if self.every and record.position.step % self.every == 0:
-            self.save()
+        self.saver.poll()
+        if self.saver.failures >= ATTEMPTS:
+            self.stop.ask("no checkpoint could be written")
+        if record.save:
+            self._save()
 
-    def save(self) -> None:
-        """Save, unless this very position is saved already."""
+    def finish(self) -> None:
+        """Save where the run ends, and wait until it is on the disk. Collective.
+
+        After saves that failed on the way this is the last try.
+
+        Raises:
+            UmbelError: it could not be written; earlier checkpoints are as they were.
+        """
+        self._save(last=True)
+        self.saver.drain()
+
+    def _save(self, last: bool = False) -> None:
         self.before()
-        if self.position != self.saved:
-            self.saver.save(self.engine, self.position, self.cursors)
-            self.saved = self.position
+        if self.position != self.begun and self.saver.save(self.position, self.cursors, last=last):
+            self.begun = self.position

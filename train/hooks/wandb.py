@@ -1,25 +1,49 @@
-"""Weights & Biases: the same run however often it restarts, online where there is a key."""
+"""Weights & Biases: the same run however often it restarts, another after a rollback; online with a key."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.plain import to_dict
 from configs.schema import RunConfig
-from record.events import record_event
+from record.events import read_events, record_event
 from record.folder import RunFolder
+from record.rollback import rollbacks
 
 INIT_SECONDS = 60.0
 FINISH_SECONDS = 30.0
 """How long a slow network may hold up a start and an end."""
 
 
+class Branch(NamedTuple):
+    """The run in the tracker that the steps of now belong to."""
+
+    id: str
+    from_step: int = 0
+    continues: str | None = None  # the id of the one that holds the steps up to `from_step`
+
+
+def branch(run_id: str, events: Sequence[dict[str, Any]]) -> Branch:
+    """What a start logs to: a run of its own after each rollback, for a tracker cannot take back a value.
+
+    The one before stays as it was. Steps up to ``from_step`` are where a rollback found them: in the newest
+    branch that began before.
+    """
+    branches = [Branch(run_id)]
+    for number, rollback in enumerate(rollbacks(events), 1):
+        step = rollback["to"]
+        before = next((each for each in reversed(branches) if each.from_step < step), branches[0])
+        branches.append(Branch(f"{run_id}-r{number}", step, before.id))
+    return branches[-1]
+
+
 class Wandb:
     """A sink for metric lines. The tracker never stops a run: after its first fault it is silent.
 
+    After a rollback it is another run of the same group (see `branch`), so that no step has two values.
     Without a key it runs offline in ``<run>/wandb``, and ``wandb sync`` uploads that later. The fault is
     recorded as one warning; metrics.jsonl goes on.
     """
@@ -51,14 +75,16 @@ class Wandb:
         # Asked for only where nobody chose: it reads the key's places, and no network.
         mode = os.environ.get("WANDB_MODE")
         mode = mode or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+        at, name = branch(run_id, read_events(self.folder)), config.run.name
         self.run = wandb.init(
             project=config.tracker.project,
             entity=config.tracker.entity,
-            name=config.run.name,
-            id=run_id,
+            group=run_id,
+            name=f"{name} from step {at.from_step}" if at.continues else name,
+            id=at.id,
             resume="allow",
             dir=str(self.folder.path),
-            config=to_dict(config),
+            config=to_dict(config) | _continues(at),
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(
                 silent=True,
@@ -92,3 +118,7 @@ class Wandb:
             self.run = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             record_event(self.folder, "warning", text=f"wandb stopped: {reason}; metrics.jsonl goes on")
+
+
+def _continues(at: Branch) -> dict[str, Any]:
+    return {"continues": {"id": at.continues, "step": at.from_step}} if at.continues else {}

@@ -1,0 +1,408 @@
+"""What a checkpoint costs: Umbel, DeepSpeed, Accelerate and torch.distributed.checkpoint, taking turns.
+
+    python benchmarks/checkpoint.py [--parameters 45e6] [--processes 1] [--rounds 5] [--tools …]
+    python benchmarks/checkpoint.py --every-10 [--tokens 512]
+
+Every tool trains the same model with the worker's own loop on one thread a process; only the hook that saves
+is the tool's. A round is some steps, a save, and steps while it is written; tools take turns, in an order
+that turns too, and figures are medians.
+
+    blocked   seconds for which the loop is held: by the save itself and before the next update
+    total     seconds from the save's begin until the disk has it; for tools that never ask the disk, an
+              fsync of their files is added
+    speed     tokens per second while a save is written, over those without: saves follow one another closely
+              for some steps, and what they lose is put down to the time in which one was written
+    memory    what the first save adds to the proportional memory of the tool's processes at most
+    load      seconds to load on two processes under ZeRO stage 3 (dcp: FSDP2), with all hashes where there
+              are some, or why it cannot
+
+With ``--every-10`` only this: steps per second with a save every 10 steps, over those without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from results import machine, write_result
+from savers import TOOLS
+
+from configs.compose import compose
+from data.prepare import prepare
+
+SAMPLE_SECONDS = 0.02
+
+
+class Failed(Exception):
+    """A request that a tool could not serve, in its words."""
+
+
+class Group:
+    """The processes of one tool. Requests go to all; answers come back one a process."""
+
+    def __init__(self, tool: str, folder: Path, processes: int, overrides: Sequence[str]) -> None:
+        self.tool = tool
+        own = folder / re.sub(r"\W+", "-", tool)
+        own.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "savers.measure", tool, str(own), *overrides]
+        here = Path(__file__).resolve().parent
+        # The repository first: there checkpoint is a package, and here this file.
+        paths = [str(here.parent), str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
+        common = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "WORLD_SIZE": str(processes),
+        }
+        self.processes = [
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(own / "log").open("a"),
+                text=True,
+                cwd=here.parent,
+                env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(processes)
+        ]
+
+    @functools.cached_property
+    def ready(self) -> dict[str, Any]:
+        """Facts of the tool, or why it does not run."""
+        return self._answers()
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        """The first process's answer, with the longest ``blocked`` of all."""
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            process.stdin.flush()
+        answer = self._answers()
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in self.processes:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def memory(self) -> int:
+        """Of all processes and their children. Proportional: what they share counts once."""
+        total = 0
+        for process in self.processes:
+            own = psutil.Process(process.pid)
+            for each in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(OSError):
+                    total += held_by(each.pid)
+        return total
+
+    def _answers(self) -> dict[str, Any]:
+        answers = []
+        for process in self.processes:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            answers.append(json.loads(line) if line else {"error": "its process ended"})
+        first = next((answer for answer in answers if "error" in answer), answers[0])
+        blocked = [answer["blocked"] for answer in answers if "blocked" in answer]
+        return {**first, **({"blocked": max(blocked)} if blocked else {})}
+
+
+class Sampler(threading.Thread):
+    """The most memory that a tool's processes hold while something goes on."""
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(daemon=True)
+        self.group, self.most, self.ended = group, group.memory(), threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(SAMPLE_SECONDS):
+            self.most = max(self.most, self.group.memory())
+
+    def end(self) -> int:
+        self.ended.set()
+        self.join()
+        return self.most
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=options.folder) as made:
+        folder = Path(made).resolve()
+        overrides = [*model(options.parameters), *settings(options, folder)]
+        prepare(compose(overrides).data)
+        groups = start(options.tools, folder, options.processes, overrides)
+        try:
+            facts = facts_of(groups, options)
+            told = every_ten(groups, options) if options.every_10 else measure_all(groups, options)
+            saved = {tool: group.ask("keep")["folder"] for tool, group in groups.items()}
+        finally:
+            for group in groups.values():
+                group.close()
+        if not options.every_10:
+            for tool, place in saved.items():
+                told[tool]["load"] = load(tool, place, folder, overrides)
+    print("\n" + (table_every_10 if options.every_10 else table)(told, facts["parameters"]))
+    result = {"tools": told, **facts, "machine": machine()}
+    if not options.every_10:
+        result["goals"] = goals(told, facts["parameters"])
+    write_result(options.out or ("checkpoint_every_10" if options.every_10 else "checkpoint"), result)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parameters", type=float, default=45e6)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--zero-stage", type=int, default=2, choices=(1, 2, 3))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, help="of a process's step; default: 64, with --every-10 512")
+    parser.add_argument("--every-10", action="store_true", help="only throughput with a save every 10 steps")
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
+    parser.add_argument("--folder", help="on the disk to be measured; default: the temporary one")
+    parser.add_argument("--out", help="name of the result")
+    options = parser.parse_args()
+    options.tokens = options.tokens or (512 if options.every_10 else 64)
+    return options
+
+
+def model(parameters: float) -> list[str]:
+    """Overrides that make a BLOOM of about so many parameters."""
+    hidden = next(size for limit, size in ((1e8, 512), (8e8, 1024), (1e12, 2048)) if parameters < limit)
+    layers = max(1, round((parameters - 8192 * hidden) / (12 * hidden**2)))
+    return [
+        "experiment=demo",
+        f"model.config.hidden_size={hidden}",
+        f"model.config.n_layer={layers}",
+        f"model.config.n_head={hidden // 64}",
+    ]
+
+
+def settings(options: argparse.Namespace, folder: Path) -> list[str]:
+    return [
+        "parallelism=zero2",
+        f"parallelism.zero_stage={options.zero_stage}",
+        f"model.precision={options.precision}",
+        # Two rows a process, so that two processes may load what one saved.
+        f"data.sequence_length={options.tokens // 2}",
+        f"schedule.global_batch={2 * options.processes}",
+        f"data.cache_dir={folder / 'data'}",
+        "schedule.steps=100000",
+        "checkpoint.keep_last=1",
+        "evaluation.every=0",
+    ]
+
+
+def start(tools: Sequence[str], folder: Path, processes: int, overrides: Sequence[str]) -> dict[str, Group]:
+    """All tools' processes; those that do not run are told and left out."""
+    groups = {tool: Group(tool, folder, processes, overrides) for tool in tools}
+    for tool, group in list(groups.items()):
+        if "error" in group.ready:
+            print(f"{tool}: {group.ready['error']}")
+            groups.pop(tool).close()
+    return groups
+
+
+def facts_of(groups: dict[str, Group], options: argparse.Namespace) -> dict[str, Any]:
+    keys = ("processes", "zero_stage", "precision", "rounds", "tokens")
+    return {
+        "parameters": next(iter(groups.values())).ready["parameters"],
+        "settings": {key: getattr(options, key) for key in keys},
+        "versions": {tool: group.ready["versions"] for tool, group in groups.items()},
+    }
+
+
+def measure_all(groups: dict[str, Group], options: argparse.Namespace) -> dict[str, Any]:
+    told: dict[str, Any] = {tool: {"memory": first_save(group)} for tool, group in groups.items()}
+    found: dict[str, dict[str, list[float]]] = {tool: defaultdict(list) for tool in groups}
+    for turn in range(options.rounds):
+        for tool in turned(list(groups), turn):
+            group = groups[tool]
+            answer = group.ask("round", before=3, after=4)
+            if group.ready["beside"]:
+                answer["speed"] = speed_while_writing(group, answer["total"])
+            group.ask("clear")
+            for name, value in answer.items():
+                found[tool][name].append(value)
+            print(f"round {turn + 1}  {tool:<28} {in_words(answer)}", flush=True)
+    for tool in groups:
+        told[tool] |= {name: summary(values) for name, values in found[tool].items()}
+    return told
+
+
+def first_save(group: Group) -> int:
+    """Warms up, and tells how much memory a save adds."""
+    group.ask("rate", steps=3, every=0)
+    resting = group.memory()
+    sampler = Sampler(group)
+    sampler.start()
+    group.ask("save")
+    added = sampler.end() - resting
+    group.ask("rate", steps=4, every=2)
+    group.ask("clear")
+    print(f"first    {group.tool:<28} +{added / 1e6:.0f} MB", flush=True)
+    return added
+
+
+def speed_while_writing(group: Group, total: float) -> float:
+    """Saves with a little more time between them than one takes, against as many steps without."""
+    without = group.ask("rate", steps=8, every=0)["rate"]
+    every = math.ceil(1.2 * total * without)
+    steps = every * math.ceil(8 / every)
+    lost = 1 - group.ask("rate", steps=steps, every=every)["rate"] / without
+    return 1 - lost * max(1.0, every / (total * without))
+
+
+def every_ten(groups: dict[str, Group], options: argparse.Namespace) -> dict[str, Any]:
+    """Rates with a save every 10 steps over the mean of those without, before and after."""
+    ratios, rates = defaultdict(list), defaultdict(list)
+    for group in groups.values():
+        group.ask("rate", steps=10, every=10)
+        group.ask("clear")
+    for turn in range(options.rounds):
+        for tool in turned(list(groups), turn):
+            found = [groups[tool].ask("rate", steps=30, every=every)["rate"] for every in (0, 10, 0)]
+            groups[tool].ask("clear")
+            without = statistics.mean((found[0], found[2]))
+            ratios[tool].append(found[1] / without)
+            rates[tool].append(without)
+            print(f"round {turn + 1}  {tool:<28} {ratios[tool][-1]:.1%} of the speed", flush=True)
+    return {
+        tool: {"every_10": summary(ratios[tool]), "steps_per_second": summary(rates[tool])} for tool in groups
+    }
+
+
+def load(tool: str, place: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Load a save on two processes under ZeRO stage 3."""
+    group = Group(tool, folder, 2, [*overrides, "parallelism.zero_stage=3"])
+    try:
+        answer = group.ready if "error" in group.ready else group.ask("load", folder=place)
+    except Failed as error:
+        answer = {"error": str(error)}
+    finally:
+        group.close()
+    print(f"load     {tool:<28} {loading(answer)}", flush=True)
+    return answer
+
+
+def turned(tools: list[str], turn: int) -> Iterable[str]:
+    first = turn % len(tools)
+    return tools[first:] + tools[:first]
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "median": round(statistics.median(values), 4),
+        "values": [round(value, 4) for value in values],
+    }
+
+
+def in_words(answer: dict[str, Any]) -> str:
+    text = f"blocked {answer['blocked']:.3f} s, total {answer['total']:.2f} s, {answer['bytes'] / 1e6:.0f} MB"
+    return text + (f", {answer['speed']:.1%} of the speed" if "speed" in answer else "")
+
+
+def table(tools: dict[str, Any], parameters: int) -> str:
+    lines = [
+        "| | blocked | total | bytes a parameter | speed while writing | memory | load |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for tool, told in tools.items():
+        cells = [
+            tool,
+            f"{told['blocked']['median']:.3f} s",
+            f"{told['total']['median']:.2f} s",
+            f"{told['bytes']['median'] / parameters:.2f}",
+            percent(told.get("speed")),
+            f"+{told['memory'] / 1e6:.0f} MB",
+            loading(told["load"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table_every_10(tools: dict[str, Any], _parameters: int) -> str:
+    lines = ["| | step | speed with a save every 10 steps |", "|---|---|---|"]
+    for tool, told in tools.items():
+        step = 1 / told["steps_per_second"]["median"]
+        lines.append(f"| {tool} | {step:.2f} s | {percent(told['every_10'])} |")
+    return "\n".join(lines)
+
+
+def goals(tools: dict[str, Any], parameters: int) -> dict[str, Any]:
+    """What Umbel is to reach, where all that it takes was measured."""
+    ours, deepspeed = tools.get("umbel"), tools.get("deepspeed")
+    found: dict[str, tuple[float, str, bool]] = {}
+    if ours is None:
+        return {}
+    if deepspeed is not None:
+        share = ours["blocked"]["median"] / deepspeed["blocked"]["median"]
+        found["blocked over deepspeed's"] = (share, "under 0.05", share < 0.05)
+    others = [told["blocked"]["median"] for tool, told in tools.items() if tool.startswith("dcp")]
+    if others:
+        share = ours["blocked"]["median"] / min(others)
+        found["blocked over the best dcp's"] = (share, "under 1", share < 1)
+    share = ours["bytes"]["median"] / parameters
+    found["bytes a parameter"] = (share, "12 and headers", share < 12.1)
+    speed = ours["speed"]["median"]
+    found["speed while writing"] = (speed, "at least 0.97", speed >= 0.97)
+    for name, (value, goal, met) in found.items():
+        print(f"{name}: {value:.3f} (goal: {goal}){'' if met else ', MISSED'}")
+    return {
+        name: {"value": round(value, 4), "goal": goal, "met": met}
+        for name, (value, goal, met) in found.items()
+    }
+
+
+def percent(told: dict[str, Any] | None) -> str:
+    return f"{told['median']:.1%}" if told else "–"
+
+
+def loading(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "–"
+    return f"{told['seconds']:.2f} s" if "seconds" in told else f"cannot: {told['error']}"
+
+
+def held_by(pid: int) -> int:
+    """Bytes without mapped files, which the kernel takes back (its Documentation/filesystems/proc.rst)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    fields = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return 1024 * (fields["Pss_Anon"] + fields["Pss_Shmem"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    main()
+    print(f"{time.perf_counter() - began:.0f} s in all")

@@ -1,0 +1,1 @@
+"""A run made of a checkpoint that another trainer saved."""
