@@ -19,14 +19,14 @@ from checkpoint.verify import MAX_READERS
 class Sums(NamedTuple):
     """Of some elements: how many there are, and sum and sum of squares of those that are finite."""
 
-    count: int
+    elements: int
     not_finite: int
     total: float
     squares: float
 
     def told(self) -> dict[str, Any]:
         """L2 norm, root mean square and mean of what is finite."""
-        finite = max(1, self.count - self.not_finite)
+        finite = max(1, self.elements - self.not_finite)
         return {
             "norm": math.sqrt(self.squares),
             "rms": math.sqrt(self.squares / finite),
@@ -47,7 +47,7 @@ def norms(reader: StateReader, tell: Callable[[int], object] = lambda _: None) -
     """
     tensors = [(name, kind) for name, kind in reader.tensors() if kind != BUFFER]
     with ThreadPoolExecutor(MAX_READERS) as pool:
-        found = list(pool.map(lambda key: _sums(reader, *key, tell), tensors))
+        found = list(pool.map(lambda key: _sums(reader, key, tell), tensors))
     kinds: dict[str, dict[str, Sums]] = {}
     for (name, kind), sums in zip(tensors, found, strict=True):
         kinds.setdefault(name, {})[kind] = sums
@@ -70,14 +70,19 @@ def _by_kind(of_names: Iterable[dict[str, Sums]]) -> dict[str, dict[str, Any]]:
 
 
 def _add(one: Sums, other: Sums) -> Sums:
-    return Sums(*(mine + others for mine, others in zip(one, other, strict=True)))
+    return Sums(
+        one.elements + other.elements,
+        one.not_finite + other.not_finite,
+        one.total + other.total,
+        one.squares + other.squares,
+    )
 
 
-def _sums(reader: StateReader, name: str, kind: str, tell: Callable[[int], object]) -> Sums:
+def _sums(reader: StateReader, key: tuple[str, str], tell: Callable[[int], object]) -> Sums:
     found = Sums(0, 0, 0.0, 0.0)
-    for raw in reader.stream(name, kind):
+    for raw in reader.stream(*key):
         tell(raw.nbytes)
-        numbers = as_float64(raw, reader.dtype(name, kind))
+        numbers = as_float64(raw, reader.dtype(*key))
         finite = numbers[np.isfinite(numbers)]
         odd = numbers.size - finite.size
         found = _add(found, Sums(numbers.size, odd, float(finite.sum()), float(finite @ finite)))

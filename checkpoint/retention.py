@@ -78,7 +78,7 @@ def prune(checkpoints: Path, keep: Retention, *, mode: Mode = "sizes") -> list[P
         with unheld(there[step]) as free:
             if free:
                 delete(there[step])
-                deleted.append(there[step])
+                deleted += [] if there[step].exists() else [there[step]]
     return deleted
 
 

@@ -116,7 +116,7 @@ def _check_content(path: Path, entry: Mapping[str, Any], finite: bool, tell: Cal
     with open_plain(path) as file:
         tensors = read_fragments(file, entry, str(path)) if finite else {}
         for key, position, chunk in _chunks(file, tensors):
-            digest.update(chunk)
+            digest.update(chunk.data)
             tell(len(chunk))
             bad = first_not_finite(chunk, tensors[key].dtype) if key and not fault else None
             if bad is not None:
@@ -138,7 +138,7 @@ def _chunks(file: BufferedReader, tensors: Mapping[str, Entry]) -> Iterator[tupl
     file.seek(0)
     for position, stop, key in [(0, start, ""), *spans]:
         while stop is None or position < stop:
-            count = file.readinto(buffer[: None if stop is None else stop - position])
+            count = file.readinto(buffer[: None if stop is None else stop - position].data)
             if not count:
                 return
             yield key, position, buffer[:count]

@@ -45,9 +45,7 @@ def micro_batches(
     """Rows of up to ``longest`` + 1 tokens as micro-batches; ``parts`` are the slots of each."""
     if len({len(row.ids) for row in rows}) == 1:  # packed: all of them at once, and views of that
         whole = _laid_out(rows, pad_id, longest, restart_positions)
-        laid_out = [
-            _Arrays(*(each if each is None else each[part] for each in whole)) for part in _slices(parts)
-        ]
+        laid_out = [whole.of(part) for part in _slices(parts)]
     else:
         laid_out = [_laid_out(rows[part], pad_id, longest, restart_positions) for part in _slices(parts)]
     return [
@@ -62,6 +60,11 @@ class _Arrays(NamedTuple):
     input_ids: Array
     labels: Array
     position_ids: Array | None
+
+    def of(self, part: slice) -> _Arrays:
+        """Some of the rows."""
+        positions = None if self.position_ids is None else self.position_ids[part]
+        return _Arrays(self.input_ids[part], self.labels[part], positions)
 
 
 def _slices(parts: Sequence[range]) -> Iterator[slice]:

@@ -95,8 +95,6 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
     tokens = sequences * config.data.sequence_length
     folder = RunFolder.of(config)
     rate, done = _rate(folder, world_size)
-    interval, lost = _saving(config, folder, rate)
-    checkpoint, kept = state_bytes(config, count), checkpoints_kept(config)
     return Plan(
         run=config.run.name,
         model=_model_name(config),
@@ -119,18 +117,26 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
         host_memory_needed=memory.host,
         host_memory_per_node=memory.host * per_node,
         fits=memory.total <= USABLE * available,
-        saves=_saves(config.checkpoint),
-        save_interval=interval,
-        lost_share=lost,
-        checkpoint_bytes=checkpoint,
-        checkpoints_kept=kept,
-        disk_needed=checkpoint * (kept + 1),
-        disk_free=shutil.disk_usage(_existing(Path(config.run.dir))).free,
+        **_checkpoints(config, state_bytes(config, count), _saving(config, folder, rate)),
         tokens_per_second=rate,
         seconds=(tokens - done) / rate if rate else None,
         problem=problem,
         warnings=config_warnings(config, world_size),
     )
+
+
+def _checkpoints(config: RunConfig, size: int, measured: tuple[float | None, float | None]) -> dict[str, Any]:
+    """The plan's facts about checkpoints of ``size`` bytes."""
+    kept = checkpoints_kept(config)
+    return {
+        "saves": _saves(config.checkpoint),
+        "save_interval": measured[0],
+        "lost_share": measured[1],
+        "checkpoint_bytes": size,
+        "checkpoints_kept": kept,
+        "disk_needed": size * (kept + 1),
+        "disk_free": shutil.disk_usage(_existing(Path(config.run.dir))).free,
+    }
 
 
 def checkpoints_kept(config: RunConfig) -> int:

@@ -24,7 +24,7 @@ from train.base_model import Base
 from train.distributed import World
 from train.engine import Engine
 from train.facts import config_fingerprint, optimizer_facts, order_facts, software
-from train.portable import fragments, small_fragments, stored_shapes
+from train.portable import fragments, small_fragments, stored_shapes, stores_frozen
 from train.position import Position
 from train.self_check import compare
 from train.snapshot import Snapshot
@@ -75,7 +75,7 @@ class Saver:
     ) -> None:
         self.config, self.world, self.folder, self.run_id = config, world, folder, run_id
         self.stream, self.engine, self.base, self.parent, self.tell = stream, engine, base, parent, tell
-        self.stores_frozen = config.model.pretrained is None
+        self.stores_frozen = stores_frozen(config.model)
         self.writer = BackgroundWriter(keep)
         self.snapshot = Snapshot(engine, self.writer, self.stores_frozen)
         self.failure: UmbelError | None = None

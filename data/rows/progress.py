@@ -127,7 +127,7 @@ class ProgressFile:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    return {key: value.tolist() for key, value in vars(row).items() if value is not None}
+    return {key: value.tolist() for key, value in row._asdict().items() if value is not None}
 
 
 def _row(value: dict[str, Any]) -> Row:

@@ -140,8 +140,8 @@ def _row(columns: dict[str, _Column], row: int) -> Row:
 
 
 def _crc32(row: Row) -> int:
-    found = zlib.crc32(row.doc_ids, zlib.crc32(row.doc_lens, zlib.crc32(row.ids)))
-    return found if row.mask is None else zlib.crc32(row.mask, found)
+    found = zlib.crc32(row.doc_ids.data, zlib.crc32(row.doc_lens.data, zlib.crc32(row.ids.data)))
+    return found if row.mask is None else zlib.crc32(row.mask.data, found)
 
 
 class RowTable:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launch.commands.importing import import_checkpoint
 from launch.options import Json, Step
+
+if TYPE_CHECKING:
+    from checkpoint.verify import Mode
 
 app = typer.Typer(no_args_is_help=True, help="Verify, look into, compare and import checkpoints.")
 
@@ -44,7 +47,7 @@ def verify(
     if (sizes and finite) or (every and step is not None):
         wrong = "--sizes and --finite" if sizes else "--all and --step"
         raise UmbelError("exclude each other", where=wrong, fix="give one of them")
-    mode = "sizes" if sizes else "finite" if finite else "full"
+    mode: Mode = "sizes" if sizes else "finite" if finite else "full"
     if every:
         found = [verified_or_not(folder, mode) for folder in find_checkpoints(place).values()]
         print_json(found) if json else out.print(verified_table(found))

@@ -1,10 +1,9 @@
-"""Other programs read our files as they are: torch.distributed.checkpoint, safetensors, the docs' reader."""
+"""Other programs read our files as they are: torch.distributed.checkpoint, safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +24,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from checkpoint.safetensors import Tensor, read_header, write_file
 from checkpoint.writer import Fragment
-from support.portable_state import SLICED, State, even_cuts, make_state, save, share_of
+from support.portable_state import State, even_cuts, make_state, save, share_of
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs" / "checkpoint-format.md"
 
 
 def scattered(state: State, rank: int, world_size: int) -> list[Fragment]:
@@ -73,8 +71,8 @@ class Slice(torch.Tensor):
         return self.as_subclass(torch.Tensor)
 
 
-def slice_of(start: int, stop: int, numel: int) -> Slice:
-    tensor = torch.zeros(stop - start).as_subclass(Slice)
+def slice_of(start: int, stop: int, numel: int, dtype: torch.dtype = torch.float32) -> Slice:
+    tensor = torch.zeros(stop - start, dtype=dtype).as_subclass(Slice)
     tensor.start, tensor.whole = start, torch.Size([numel])
     return tensor
 
@@ -101,6 +99,15 @@ def test_dcp_cuts_a_flat_tensor_anew(folder: Path, start: int, stop: int) -> Non
     for kind in ("master", "exp_avg"):
         got = wanted[f"wte.weight|{kind}"].as_subclass(torch.Tensor).numpy()
         assert got.tobytes() == make_state().flat["wte.weight", kind][start:stop].tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (4, 9), (7, 12)])
+def test_dcp_cuts_a_frozen_weight_anew(folder: Path, start: int, stop: int) -> None:
+    wanted = {"base.weight|frozen": slice_of(start, stop, 12, torch.bfloat16)}
+    dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    got = wanted["base.weight|frozen"].as_subclass(torch.Tensor).view(torch.uint16).numpy()
+    np.testing.assert_array_equal(got, make_state().frozen["base.weight"].reshape(-1)[start:stop])
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -176,55 +183,6 @@ def test_headers_of_every_length_are_read_back(tmp_path: Path) -> None:
         assert path.read_bytes()[entry.begin : entry.end] == b"abc"
         lengths.add(entry.begin - 8)
     assert {0x280, 0x380, 0x480, 0x580} <= lengths
-
-
-def docs_reader() -> str:
-    (code,) = [
-        block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "numpy" in block
-    ]
-    return code
-
-
-def test_the_reader_in_the_docs_is_short_and_reads_everything(folder: Path, tmp_path: Path) -> None:
-    code = docs_reader()
-    assert len(code.splitlines()) <= 60
-    assert set(re.findall(r"^(?:import|from) (\w+)", code, re.M)) == {"json", "os", "struct", "sys", "numpy"}
-    space: dict[str, Any] = {"__name__": "reader"}
-    exec(code, space)
-    read, state = space["read_tensor"], make_state()
-    for (name, kind), values in state.flat.items():
-        assert read(folder, name, kind).tobytes() == values.tobytes()
-        assert list(read(folder, name, kind).shape) == state.shapes[name]
-    bf16 = torch.from_numpy(state.frozen["base.weight"]).view(torch.bfloat16).float().numpy()
-    np.testing.assert_array_equal(read(folder, "base.weight", "frozen"), bf16)
-    assert read(folder, "position_ids", "buffer").tolist() == [[0, 1, 2, 3]]
-    script = tmp_path / "reader.py"
-    script.write_text(code)
-    shown = subprocess.run(
-        [sys.executable, str(script), str(folder), "position_ids", "buffer"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert shown.stdout == "[[0 1 2 3]]\n"
-
-
-def test_the_example_in_the_docs_is_what_is_written(checkpoints: Path) -> None:
-    values = np.array([0, 0, 0, 0.05, 0.05, 0.05], np.float32)
-    flat = {("w", kind): values for kind in SLICED}
-    state = State({"w": [2, 3]}, flat, {}, {}, [["w"]])
-    raw = (save(checkpoints, state) / "state-00002-of-00002.safetensors").read_bytes()
-    text = DOCS.read_text()
-    example = text[text.index("90 01 00") :]
-    length = int(re.search(r"N = (\d+)", text)[1])
-    assert raw[:8].hex(" ") == example[:23]
-    assert length == int.from_bytes(raw[:8], "little")
-    assert len(raw) == 8 + length + 36
-    assert f"byte {8 + length}" in text
-    assert raw[8 + length :].hex(" ").startswith(re.search(r"(cd .*) …", text)[1])
-    header = json.loads(raw[8 : 8 + length])
-    entry = r'"(w\|\w+)": *{"dtype":"F32","shape":\[3\],"data_offsets":\[(\d+),(\d+)\]'
-    for key, begin, end in re.findall(entry, text):
-        assert header.pop(key) == {"dtype": "F32", "shape": [3], "data_offsets": [int(begin), int(end)]}
-    assert header.keys() == {"__metadata__"}
 
 
 def test_the_room_needs_neither_torch_nor_safetensors() -> None:

@@ -211,9 +211,7 @@ def test_running_out_of_descriptors_is_no_damage(checkpoints: Path, monkeypatch:
     assert not isinstance(caught.value, Damaged)
 
 
-def test_a_reader_tells_and_streams_all_there_is(
-    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_tells_and_streams_all_there_is(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "STREAMED", 4)
     state = make_state()
     folder = save(checkpoints, state, world_size=3)

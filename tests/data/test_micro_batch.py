@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.micro_batch import IGNORED, micro_batch
+from data.micro_batch import IGNORED, MicroBatch, micro_batches
 from data.rows.pack import Row
 
 
@@ -11,6 +11,27 @@ def row(ids: list[int], doc_lens: list[int], mask: list[bool] | None = None) -> 
     learned = None if mask is None else np.array(mask, bool)
     numbers = np.arange(len(doc_lens), dtype=np.int64)
     return Row(np.array(ids, np.int32), learned, np.array(doc_lens, np.int32), numbers)
+
+
+def micro_batch(
+    rows: list[Row], first: int, pad_id: int, longest: int, *, restart_positions: bool = False
+) -> MicroBatch:
+    parts = [range(first, first + len(rows))]
+    [made] = micro_batches(rows, parts, pad_id, longest, restart_positions=restart_positions)
+    return made
+
+
+def test_rows_of_one_length_are_laid_out_at_once_as_one_by_one() -> None:
+    rows = [row(list(range(n, n + 9)), [3, 2, 4]) for n in range(6)]
+    parts = [range(10, 12), range(16, 19), range(24, 25)]
+    many = micro_batches(rows, parts, 0, 8, restart_positions=True)
+    alone = [micro_batch([rows[i]], 0, 0, 8, restart_positions=True) for i in range(6)]
+    assert [made.first_slot for made in many] == [10, 16, 24]
+    assert np.concatenate([made.labels for made in many]).tolist() == [m.labels[0].tolist() for m in alone]
+    assert np.concatenate([made.input_ids for made in many]).tolist() == [
+        m.input_ids[0].tolist() for m in alone
+    ]
+    assert [made.targets for made in many] == [2 * 6, 3 * 6, 6]
 
 
 def test_labels_are_the_next_tokens_but_not_a_documents_first() -> None:

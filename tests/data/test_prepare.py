@@ -94,7 +94,7 @@ def rows_of(prepared: Prepared, source: str, split: Any) -> list[list[Any]]:
     """Everything that is in the rows."""
     table = prepared.rows(source, split)
     rows = [table.row(number) for number in range(len(table))]
-    return [[None if value is None else value.tolist() for value in vars(row).values()] for row in rows]
+    return [[None if value is None else value.tolist() for value in row] for row in rows]
 
 
 @pytest.mark.slow
