@@ -24,7 +24,7 @@ from checkpoint.format import (
     step_of,
 )
 from checkpoint.schema import check_fields
-from checkpoint.strict import compact_json, is_count, parse_json, read_plain
+from checkpoint.strict import compact_json, is_count, no_garbage, parse_json, read_plain
 
 Manifest = dict[str, Any]
 
@@ -94,6 +94,11 @@ def read(folder: Path, *, run_id: str | None = None) -> Manifest:
 
 def read_with_digest(folder: Path, *, run_id: str | None = None) -> tuple[Manifest, str]:
     """As :func:`read`; and the identity of what was read, also where somebody changes the file meanwhile."""
+    with no_garbage():
+        return _read(folder, run_id)
+
+
+def _read(folder: Path, run_id: str | None) -> tuple[Manifest, str]:
     path = folder / MANIFEST
     raw = read_plain(path, MAX_MANIFEST)
     manifest = parse_json(raw, str(path))

@@ -51,11 +51,14 @@ def test_each_tensor_tells_how_far_it_is(tmp_path: Path) -> None:
 
 
 def test_bits_count_not_values(tmp_path: Path) -> None:
-    """Minus zero is not zero; the same NaN is the same."""
+    """Minus zero is not zero, and not far from it; the same NaN is the same."""
     a, b = make_state(), make_state()
+    a.flat["scale", "master"][:], b.flat["scale", "master"][:] = 0.0, -0.0
     a.flat["wte.weight", "master"][:2], b.flat["wte.weight", "master"][:2] = [0.0, np.nan], [-0.0, np.nan]
-    (change,) = compare(tmp_path, a, b).changed
-    assert (change.differing, change.max_abs, change.relative) == (1, 0.0, 0.0)
+    changed = compare(tmp_path, a, b).changed
+    assert [change.tensor for change in changed] == ["scale|master", "wte.weight|master"]
+    for change in changed:
+        assert (change.differing, change.max_abs, change.relative) == (1, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1.0, np.nan), (np.inf, 1.0), (0.0, 3.0)])

@@ -26,7 +26,7 @@ def advance(progress: Progress, shards: int) -> None:
 
 def same(one: Progress, other: Progress) -> bool:
     carries = [progress.carries.pop("train") for progress in (one, other)]
-    plain = [carry and {key: value.tolist() for key, value in vars(carry).items()} for carry in carries]
+    plain = [carry and {key: value.tolist() for key, value in carry._asdict().items()} for carry in carries]
     return one == other and plain[0] == plain[1]
 
 

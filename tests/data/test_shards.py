@@ -34,7 +34,7 @@ def rows_of(lengths: list[int], length: int = 8, chats: bool = False) -> list[Ro
 def same(one: Row, other: Row) -> bool:
     return all(
         (left is None and right is None) or (left.dtype == right.dtype and left.tolist() == right.tolist())
-        for left, right in zip(vars(one).values(), vars(other).values(), strict=True)
+        for left, right in zip(one, other, strict=True)
     )
 
 
@@ -54,7 +54,7 @@ def test_rows_come_back_as_they_were(
         np.add.at(counts, row.ids[learned(len(row.ids), row.doc_lens, row.mask)], 1)
     assert table.target_counts(50, 9).tolist() == counts.tolist()
     with pytest.raises(IndexError):
-        table.ids(len(rows))
+        table.row(len(rows))
 
 
 def test_parquet_files_are_as_promised(tmp_path: Path) -> None:
