@@ -20,7 +20,7 @@ help:
 	@echo "make demo     train a small model on this machine's Python library, stop, resume, sample"
 	@echo "make test     ruff, mypy, import-linter, pytest: all that CI checks"
 	@echo "make lint     ruff and import-linter;  make types: mypy;  make pytest ARGS='tests/data -k order'"
-	@echo "make soak     runs under KILLS=100 kills each, ELASTIC_EXAMPLES=50 cut at random: an hour"
+	@echo "make soak     KILLS=100 kills each, ELASTIC_EXAMPLES=50 cuts, every state to every topology"
 	@echo "make install  only the set-up in $(VENV);  PYTHON=/path/to/python chooses the interpreter"
 	@echo "make clean    remove $(VENV) and every cache; runs/ stays"
 
@@ -89,8 +89,9 @@ types: $(STAMP)
 KILLS ?= 100
 ELASTIC_EXAMPLES ?= 50
 soak: $(STAMP)
-	@KILLS=$(KILLS) ELASTIC_EXAMPLES=$(ELASTIC_EXAMPLES) $(BIN)/python -m pytest \
-	  tests/end_to_end/test_kill.py tests/data/test_elastic.py $(ARGS)
+	@KILLS=$(KILLS) ELASTIC_EXAMPLES=$(ELASTIC_EXAMPLES) STATE_MATRIX=whole $(BIN)/python -m pytest \
+	  tests/end_to_end/test_kill.py tests/data/test_elastic.py tests/checkpoint/test_crash.py \
+	  tests/train/test_state.py $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -258,6 +258,7 @@ def measure_all(groups: dict[str, Group], options: argparse.Namespace) -> dict[s
 def first_save(group: Group) -> int:
     """Warms up, and tells how much memory a save adds."""
     group.ask("rate", steps=3, every=0)
+    group.ask("rest")
     resting = group.memory()
     sampler = Sampler(group)
     sampler.start()

@@ -6,10 +6,11 @@ that holds it, however that one ends.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 
-from base.errors import RunFailed
+from base.errors import RunFailed, UmbelError
 from base.files import human_bytes
 
 ALIGNMENT = 64
@@ -34,15 +35,21 @@ class Arena:
 
         Raises:
             RunFailed: this host has not that much.
+            UmbelError: nor may a file be that large.
         """
         if nbytes <= self.nbytes:
             return
         try:
             os.posix_fallocate(self.descriptor, 0, nbytes)
         except OSError as error:
+            what = f"the copy of the state that is saved from takes {human_bytes(nbytes)} of host memory"
+            if error.errno == errno.EFBIG:  # shared memory counts as a file here
+                raise UmbelError(
+                    f"{what}, more than a file may have here",
+                    fix="raise the limit on file sizes (ulimit -f), or say checkpoint.asynchronous=false",
+                ) from error
             raise RunFailed(
-                f"the copy of the state that is saved from takes {human_bytes(nbytes)} of host memory"
-                f" ({error.strerror})",
+                f"{what} ({error.strerror})",
                 fix="free some, save from more processes, or say checkpoint.asynchronous=false",
             ) from error
 

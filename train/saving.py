@@ -108,10 +108,12 @@ class Saver:
         self.failure, self.began, self.waited = None, began, time.perf_counter() - began
         if cursors is not None:
             cursors = self.world.sum_array(cursors)
-        written = self._begin(position, cursors)
+        written: list[Outcome | None] = []
+        where = str(self.folder.checkpoints)
+        together(self.world, lambda: written.append(self._begin(position, cursors)), where)
         self.blocked = time.perf_counter() - began
-        self._conclude(written)
-        if written is not None or not self.checked:
+        self._conclude(written[0])
+        if written[0] is not None or not self.checked:
             self.drain()
         if not self.checked:
             self._check(position, cursors)
