@@ -88,10 +88,12 @@ types: $(STAMP)
 
 KILLS ?= 100
 ELASTIC_EXAMPLES ?= 50
+HOSTILE_EXAMPLES ?= 20000
 soak: $(STAMP)
-	@KILLS=$(KILLS) ELASTIC_EXAMPLES=$(ELASTIC_EXAMPLES) STATE_MATRIX=whole $(BIN)/python -m pytest \
+	@KILLS=$(KILLS) ELASTIC_EXAMPLES=$(ELASTIC_EXAMPLES) STATE_MATRIX=whole \
+	  HOSTILE_EXAMPLES=$(HOSTILE_EXAMPLES) $(BIN)/python -m pytest \
 	  tests/end_to_end/test_kill.py tests/data/test_elastic.py tests/checkpoint/test_crash.py \
-	  tests/train/test_state.py $(ARGS)
+	  tests/checkpoint/test_hostile.py tests/train/test_state.py $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -146,14 +146,20 @@ class Saver:
     def close(self) -> None:
         """End the writer, after a save that is under way: it may be the newest state of a run that failed."""
         with contextlib.suppress(Exception):
-            self.settle()
+            self._hand_over()
             self._conclude(self.writer.wait(CLOSING_SECONDS))
         self.snapshot.close()
         self.writer.close()
 
     def _wait(self) -> None:
-        self.settle()
+        self._hand_over()
         self._conclude(self.writer.wait())
+
+    def _hand_over(self) -> None:
+        """Wait until the copy is whole and the writer's: on a GPU, later than an update may begin."""
+        began = time.perf_counter()
+        self.snapshot.wait()
+        self.blocked += time.perf_counter() - began
 
     def _begin(self, position: Position, cursors: Cursors | None) -> Outcome | None:
         """Have the state copied and written beside the steps, or write it here and now."""

@@ -369,6 +369,11 @@ def test_ranks_share_the_files_evenly_and_each_is_read_once(sizes: list[int], wo
     assert max(loads) - min(loads) <= max(sizes, default=0)
 
 
+def test_bytes_are_shared_not_files() -> None:
+    files = [{"name": f"state-{index}", "size": size} for index, size in enumerate([8] + [1] * 8)]
+    assert [len(share(files, rank, 2)) for rank in range(2)] == [1, 8]
+
+
 def test_each_rank_hashes_its_part_and_checks_all_headers(folder: Path) -> None:
     found = [verify(folder, part=(rank, 3)) for rank in range(3)]
     assert [one.hashed > 0 for one in found] == [True, True, False]
