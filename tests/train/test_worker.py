@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     finish(tiny(tmp_path), env={"UMBEL_STOP_AFTER": "2"})
     wider = tiny(tmp_path, "model.config.hidden_size=64")
     assert work(wider)[0].returncode == 2
-    assert "holds transformer." in failure(wider)["error"]
+    assert "is of another model: transformer." in failure(wider)["error"]
 
 
 @pytest.mark.slow
