@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "held_out"]
 
+TOKENIZER = "tokenizer"
+"""The folder of a finished folder that holds its tokenizer."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -70,7 +73,7 @@ class Prepared:
     @property
     def tokenizer_folder(self) -> Path:
         """A Transformers folder: copy it beside an exported model."""
-        return self.folder / "tokenizer"
+        return self.folder / TOKENIZER
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:

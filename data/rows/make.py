@@ -17,7 +17,7 @@ from data.files import OpenSource
 from data.manifest import NAME, Manifest, about, fingerprint, write_manifest
 from data.manifest_shape import SPLITS
 from data.places.retry import BadFile, ChangedFile
-from data.prepared import Prepared
+from data.prepared import TOKENIZER, Prepared
 from data.report import Report
 from data.rows.build import Site, build_source
 from data.rows.enough import check_enough, no_documents
@@ -51,6 +51,7 @@ class Making:
     def make(self, manifest: Manifest, workers: int | None) -> None:
         """Write every source, then what describes them, the manifest last."""
         try:
+            self.tokenizer.save(self.folder / TOKENIZER)
             if self.data.mode == "streaming":
                 added = self._held_out(manifest)
             else:
@@ -60,7 +61,6 @@ class Making:
         except UmbelError:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-        self.tokenizer.save(self.folder / "tokenizer")
         manifest |= added | {
             "vocab_size": self.tokenizer.vocab_size,
             "pad_id": self.tokenizer.pad_id,
@@ -79,7 +79,7 @@ class Making:
 
     def _rows(self, manifest: Manifest, workers: int) -> Manifest:
         """Prepared mode: all rows."""
-        with Workers(workers, self.tokenizer) as pool:
+        with Workers(workers, self.tokenizer, self.folder / TOKENIZER) as pool:
             for name, source in self.sources.items():
                 totals = build_source(
                     source, self._site(name), self.data, self._filters(name), pool, self.report

@@ -14,14 +14,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 
 from base.errors import RunFailed
 from data.rows.work import Done, Job, Tick, work
-from data.tokens.tokenizer import TextTokenizer
+from data.tokens.tokenizer import TextTokenizer, load_tokenizer
 
 LOOK_AHEAD = 2
 """Jobs per worker that are begun before their turn: bounds what waits on the disk."""
@@ -52,10 +53,14 @@ class _Waiting:
 
 
 class Workers:
-    """Up to ``count`` processes, begun when there is more than one job; a single one is done here."""
+    """Up to ``count`` processes, begun when there is more than one job; a single one is done here.
 
-    def __init__(self, count: int, tokenizer: TextTokenizer) -> None:
-        self.count, self._tokenizer = count, tokenizer
+    They read the tokenizer from the folder it is saved in. Handed over at their start, it would fill the
+    pipe: Python holds that pipe's other end too, and waits for ever for one that was killed before it read.
+    """
+
+    def __init__(self, count: int, tokenizer: TextTokenizer, saved: Path) -> None:
+        self.count, self._tokenizer, self._saved = count, tokenizer, saved
         self._pool: ProcessPoolExecutor | None = None
         self._leash: Connection | None = None
 
@@ -112,12 +117,10 @@ class Workers:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             held, self._leash = context.Pipe(duplex=False)
-            # A copy without what the tokenizer has cached.
-            facts = (replace(self._tokenizer), held)
-            self._pool = ProcessPoolExecutor(self.count, context, _begin, facts)
+            self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._saved, held))
         try:
             return self._pool.submit(_work, job)
-        except BrokenPipeError as error:  # one was killed while it was being started
+        except OSError as error:  # one was killed while it, or another, was being started
             raise BrokenProcessPool("a worker ended before it began") from error
 
     def _end(self) -> None:
@@ -138,13 +141,13 @@ def _killed(job: Job) -> RunFailed:
 _tokenizer: TextTokenizer | None = None
 
 
-def _begin(tokenizer: TextTokenizer, leash: Connection) -> None:
+def _begin(saved: Path, leash: Connection) -> None:
     """First thing in a worker. The cores belong to its siblings; Ctrl-C is for the parent to hear."""
     global _tokenizer
-    _tokenizer = tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(leash,), daemon=True).start()
+    _tokenizer = load_tokenizer(saved)
 
 
 def _die_with_parent(leash: Connection) -> None:

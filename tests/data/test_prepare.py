@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing.spawn
 import os
 import random
 import re
@@ -20,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-from base.errors import UmbelError
+from base.errors import RunFailed, UmbelError
 from configs.schema import Filters, Source, Tokenizer
 from data.manifest import NAME, check_unchanged
 from data.places.retry import ChangedFile
@@ -568,3 +569,19 @@ def test_a_worker_that_is_killed_while_it_is_started_is_replaced(
     prepared = prepare(config(path=str(tmp_path / "*.jsonl")), workers=2)
     assert len(calls) > 1
     assert prepared.manifest["sources"]["data"]["train"]["documents"] > 300
+
+
+def test_a_worker_that_dies_before_it_reads_anything_is_told(
+    tmp_path: Path, jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large tokenizer must not travel through the pipe of a worker's start: the writer would wait for ever."""
+    for name in ("a", "b"):
+        jsonl(f"{name}.jsonl", documents(name, 200))
+    large = train_tokenizer(["word"], 300)
+    large.files["tokenizer_config.json"] = json.dumps({**large.special, "padding": "x" * 1_000_000})
+    large.save(tmp_path / "large")
+    monkeypatch.setattr(parts, "PART_BYTES", 2000)
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"/bin/true")
+    data = config(path=str(tmp_path / "*.jsonl"), tokenizer=Tokenizer(path=str(tmp_path / "large")))
+    with pytest.raises(RunFailed, match="3 times a worker process was killed"):
+        prepare(data, workers=2)
