@@ -1,6 +1,6 @@
 """What a checkpoint costs: Umbel, DeepSpeed, Accelerate and torch.distributed.checkpoint, taking turns.
 
-    python benchmarks/checkpoint.py [--parameters 45e6] [--processes 1] [--rounds 5] [--tools …]
+    python benchmarks/checkpoint.py [--parameters 45e6] [--processes 1] [--rounds 4] [--tools …]
     python benchmarks/checkpoint.py --every-10 [--tokens 512]
 
 Every tool trains the same model with the worker's own loop on one thread a process; only the hook that saves
@@ -180,7 +180,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--zero-stage", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--tokens", type=int, help="of a process's step; default: 64, with --every-10 512")
     parser.add_argument("--every-10", action="store_true", help="only throughput with a save every 10 steps")
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))

@@ -574,7 +574,7 @@ def test_a_worker_that_is_killed_while_it_is_started_is_replaced(
 def test_a_worker_that_dies_before_it_reads_anything_is_told(
     tmp_path: Path, jsonl: Any, documents: Any, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A large tokenizer must not travel through the pipe of a worker's start: the writer would wait for ever."""
+    """A large tokenizer must not fill the pipe of a worker's start: its writer would wait for ever."""
     for name in ("a", "b"):
         jsonl(f"{name}.jsonl", documents(name, 200))
     large = train_tokenizer(["word"], 300)
