@@ -22,132 +22,21 @@ With ``--every-10`` only this: steps per second with a save every 10 steps, over
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
-import json
 import math
-import os
-import re
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from results import machine, write_result
 from savers import TOOLS
+from savers.group import Failed, Group, Sampler
 
 from configs.compose import compose
 from data.prepare import prepare
-
-SAMPLE_SECONDS = 0.02
-
-
-class Failed(Exception):
-    """A request that a tool could not serve, in its words."""
-
-
-class Group:
-    """The processes of one tool. Requests go to all; answers come back one a process."""
-
-    def __init__(self, tool: str, folder: Path, processes: int, overrides: Sequence[str]) -> None:
-        self.tool = tool
-        own = folder / re.sub(r"\W+", "-", tool)
-        own.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "savers.measure", tool, str(own), *overrides]
-        here = Path(__file__).resolve().parent
-        # The repository first: there checkpoint is a package, and here this file.
-        paths = [str(here.parent), str(here), *filter(None, [os.environ.get("PYTHONPATH")])]
-        common = {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
-            "WORLD_SIZE": str(processes),
-        }
-        self.processes = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=(own / "log").open("a"),
-                text=True,
-                cwd=here.parent,
-                env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in range(processes)
-        ]
-
-    @functools.cached_property
-    def ready(self) -> dict[str, Any]:
-        """Facts of the tool, or why it does not run."""
-        return self._answers()
-
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """The first process's answer, with the longest ``blocked`` of all."""
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-            process.stdin.flush()
-        answer = self._answers()
-        if "error" in answer:
-            raise Failed(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.close()
-        for process in self.processes:
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-    def memory(self) -> int:
-        """Of all processes and their children. Proportional: what they share counts once."""
-        total = 0
-        for process in self.processes:
-            own = psutil.Process(process.pid)
-            for each in [own, *own.children(recursive=True)]:
-                with contextlib.suppress(OSError):
-                    total += held_by(each.pid)
-        return total
-
-    def _answers(self) -> dict[str, Any]:
-        answers = []
-        for process in self.processes:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            answers.append(json.loads(line) if line else {"error": "its process ended"})
-        first = next((answer for answer in answers if "error" in answer), answers[0])
-        blocked = [answer["blocked"] for answer in answers if "blocked" in answer]
-        return {**first, **({"blocked": max(blocked)} if blocked else {})}
-
-
-class Sampler(threading.Thread):
-    """The most memory that a tool's processes hold while something goes on."""
-
-    def __init__(self, group: Group) -> None:
-        super().__init__(daemon=True)
-        self.group, self.most, self.ended = group, group.memory(), threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.wait(SAMPLE_SECONDS):
-            self.most = max(self.most, self.group.memory())
-
-    def end(self) -> int:
-        self.ended.set()
-        self.join()
-        return self.most
 
 
 def main() -> None:
@@ -238,7 +127,7 @@ def facts_of(groups: dict[str, Group], options: argparse.Namespace) -> dict[str,
 
 
 def measure_all(groups: dict[str, Group], options: argparse.Namespace) -> dict[str, Any]:
-    told: dict[str, Any] = {tool: {"memory": first_save(group)} for tool, group in groups.items()}
+    told: dict[str, Any] = warm(groups)
     found: dict[str, dict[str, list[float]]] = {tool: defaultdict(list) for tool in groups}
     for turn in range(options.rounds):
         for tool in turned(list(groups), turn):
@@ -252,6 +141,18 @@ def measure_all(groups: dict[str, Group], options: argparse.Namespace) -> dict[s
             print(f"round {turn + 1}  {tool:<28} {in_words(answer)}", flush=True)
     for tool in groups:
         told[tool] |= {name: summary(values) for name, values in found[tool].items()}
+    return told
+
+
+def warm(groups: dict[str, Group]) -> dict[str, Any]:
+    """The first save of each; tools that cannot do it are told and left out."""
+    told: dict[str, Any] = {}
+    for tool, group in list(groups.items()):
+        try:
+            told[tool] = {"memory": first_save(group)}
+        except Failed as error:
+            print(f"{tool}: {error}")
+            groups.pop(tool).close()
     return told
 
 
@@ -282,9 +183,7 @@ def speed_while_writing(group: Group, total: float) -> float:
 def every_ten(groups: dict[str, Group], options: argparse.Namespace) -> dict[str, Any]:
     """Rates with a save every 10 steps over the mean of those without, before and after."""
     ratios, rates = defaultdict(list), defaultdict(list)
-    for group in groups.values():
-        group.ask("rate", steps=10, every=10)
-        group.ask("clear")
+    warm(groups)
     for turn in range(options.rounds):
         for tool in turned(list(groups), turn):
             found = [groups[tool].ask("rate", steps=30, every=every)["rate"] for every in (0, 10, 0)]
@@ -388,19 +287,6 @@ def loading(told: dict[str, Any] | None) -> str:
     if told is None:
         return "–"
     return f"{told['seconds']:.2f} s" if "seconds" in told else f"cannot: {told['error']}"
-
-
-def held_by(pid: int) -> int:
-    """Bytes without mapped files, which the kernel takes back (its Documentation/filesystems/proc.rst)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    fields = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    return 1024 * (fields["Pss_Anon"] + fields["Pss_Shmem"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -68,6 +69,8 @@ class Threaded:
             use_non_blocking_copy=cuda,
         )
         self.stager = DefaultStager(options)
+        # Its collectives run in a thread: among those of the training they would meet the wrong ones.
+        self.group = dist.new_group(backend="gloo")
         self.staged: Future[None] | None = None
         self.written: Future[Any] | None = None
         self.done = 0.0
@@ -83,6 +86,7 @@ class Threaded:
             checkpoint_id=str(self.saved(record.position.step)),
             async_checkpointer_type=self.kind,
             async_stager=self.stager,
+            process_group=self.group,
         )
         if isinstance(found, Future):
             self.staged, self.written = None, found
