@@ -1,7 +1,7 @@
 """What a checkpoint costs: Umbel, DeepSpeed, Accelerate and torch.distributed.checkpoint, taking turns.
 
     python benchmarks/checkpoint.py [--parameters 45e6] [--processes 1] [--rounds 4] [--tools …]
-    python benchmarks/checkpoint.py --every-10 [--tokens 512]
+    python benchmarks/checkpoint.py --every-10
 
 Every tool trains the same model with the worker's own loop on one thread a process; only the hook that saves
 is the tool's. A round is some steps, a save, and steps while it is written; tools take turns, in an order
@@ -70,14 +70,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--zero-stage", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--tokens", type=int, help="of a process's step; default: 64, with --every-10 512")
+    parser.add_argument("--tokens", type=int, default=256, help="of a process's step")
     parser.add_argument("--every-10", action="store_true", help="only throughput with a save every 10 steps")
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--folder", help="on the disk to be measured; default: the temporary one")
     parser.add_argument("--out", help="name of the result")
-    options = parser.parse_args()
-    options.tokens = options.tokens or (512 if options.every_10 else 64)
-    return options
+    return parser.parse_args()
 
 
 def model(parameters: float) -> list[str]:
@@ -172,11 +170,13 @@ def first_save(group: Group) -> int:
 
 
 def speed_while_writing(group: Group, total: float) -> float:
-    """Saves with a little more time between them than one takes, against as many steps without."""
-    without = group.ask("rate", steps=8, every=0)["rate"]
-    every = math.ceil(1.2 * total * without)
-    steps = every * math.ceil(8 / every)
-    lost = 1 - group.ask("rate", steps=steps, every=every)["rate"] / without
+    """Saves with a little more time between them than one takes, against steps without, before and after."""
+    rates = [group.ask("rate", steps=6, every=0)["rate"]]
+    every = math.ceil(1.2 * total * rates[0])
+    while_saving = group.ask("rate", steps=every * math.ceil(12 / every), every=every)["rate"]
+    rates.append(group.ask("rate", steps=6, every=0)["rate"])
+    without = statistics.mean(rates)
+    lost = 1 - while_saving / without
     return 1 - lost * max(1.0, every / (total * without))
 
 

@@ -37,6 +37,10 @@ LENGTH, VOCABULARY, TRAIN_BYTES = 2048, 8192, 8_000_000
 TEXT_FILES = 8
 WORKERS = (0, 1, 2)
 MODES: tuple[Mode, ...] = ("streaming", "prepared")
+HOUR = 3600 * 60_000
+"""Tokens that a fast GPU trains on in an hour."""
+SOAK_SECONDS = 20
+"""At least."""
 BARE_TIME = ("streaming", 0)
 """Where the bare tokenizer takes its turn."""
 PROBES = (0.01, 0.5, 0.99)
@@ -88,7 +92,7 @@ def main() -> None:
     parser.add_argument("--mb", type=float, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--soak", type=float, default=30, help="seconds of watching Umbel's memory; 0: none")
+    parser.add_argument("--soak", type=float, default=HOUR, help="tokens read while memory is watched")
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     parser.add_argument("--out", default="data_throughput", help="name of the result")
     options = parser.parse_args()
@@ -176,11 +180,11 @@ def measure_all(servers: dict[str, Server], repeats: int, seconds: float, soak: 
     }
 
 
-def soaked(server: Server, mode: Mode, seconds: float) -> dict[str, Any]:
+def soaked(server: Server, mode: Mode, tokens: float) -> dict[str, Any]:
     """What memory does over a longer run: MiB at each quarter of it."""
-    found = server.ask(do="read", mode=mode, workers=2, seconds=seconds)
+    found = server.ask(do="read", mode=mode, workers=2, seconds=SOAK_SECONDS, tokens=tokens)
     quarters = [round(each / 2**20) for each in found.get("quarters", [])]
-    return {"seconds": seconds, "mib": quarters, "tokens_per_second": round(found.get("rate", 0))}
+    return {"tokens": found.get("tokens"), "mib": quarters, "tokens_per_second": round(found.get("rate", 0))}
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:

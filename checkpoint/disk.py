@@ -16,6 +16,9 @@ from checkpoint.folders import steps
 NAMED = 5
 """Checkpoints that a message names."""
 
+LEFT_BEHIND = "rolled-back-*"
+"""Folders beside the checkpoints, to which a rollback moved those that it undid."""
+
 UNTOUCHED = "older checkpoints are as they were"
 
 
@@ -95,8 +98,8 @@ def _no_inodes(checkpoints: Path, need: Need, free: int) -> UmbelError:
 
 
 def _what_to_free(checkpoints: Path) -> str:
-    """Oldest first; never the newest, for the run goes on from it."""
-    spare = sorted(steps(checkpoints).values())[:-1]
+    """What a rollback left first, then the oldest; never the newest, for the run goes on from it."""
+    spare = [*sorted(checkpoints.glob(LEFT_BEHIND)), *sorted(steps(checkpoints).values())[:-1]]
     named = [f"{folder.name} ({human_bytes(sum(_sizes(folder)))})" for folder in spare[:NAMED]]
     if len(spare) > NAMED:
         named.append(f"{len(spare) - NAMED} newer ones")
@@ -107,5 +110,5 @@ def _what_to_free(checkpoints: Path) -> str:
 def _sizes(folder: Path) -> list[int]:
     sizes: list[int] = []
     with suppress(OSError):  # it may just be going, or not be there yet
-        sizes.extend(file.stat().st_size for file in folder.iterdir())
+        sizes.extend(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return sizes

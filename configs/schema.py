@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-EXECUTION_SECTIONS = ("parallelism", "cluster", "checkpoint", "evaluation", "samples", "tracker")
+EXECUTION_SECTIONS = (
+    "parallelism",
+    "cluster",
+    "supervision",
+    "checkpoint",
+    "evaluation",
+    "samples",
+    "tracker",
+)
 """Sections that may differ between two starts of the same run."""
 
 EXECUTION_KEYS = (
@@ -243,16 +251,76 @@ class Tracker:
 
 
 @dataclass(kw_only=True)
+class Container:
+    """An image in which the workers run, on Slurm."""
+
+    runtime: Literal["apptainer", "pyxis"] = "apptainer"  # pyxis: srun --container-image, by enroot
+    image: str  # a .sif or .sqsh file, or what the runtime pulls
+    mounts: list[str] = field(default_factory=list)  # host:container; the run's folder is always there
+    options: list[str] = field(default_factory=list)  # further options of the runtime
+
+
+@dataclass(kw_only=True)
+class Slurm:
+    """What is asked of Slurm. None: what the site does by itself."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    time: str | None = None  # limit of one job, as sbatch reads it: 20:00:00, 4-04 (days-hours); quote it
+    gres: str = "gpu"  # name of a device among Slurm's generic resources: gpu, gpu:a100
+    cpus_per_device: int | None = None  # None: the share of a node's cores that its devices are taken of
+    memory_per_device_gb: float | None = None  # None: the same share of a node's memory
+    exclude: list[str] = field(default_factory=list)  # nodes never to be given
+    tasks: Literal["per_device", "per_node"] = "per_device"  # per_node: one torchrun on each node
+    chain: Literal["requeue", "array", "dependency"] = "requeue"  # how a run gets its next job
+    jobs: int = 1  # array, dependency: how many jobs are submitted, one after another
+    grace_seconds: int | None = None  # from the warning to the limit; None: from measured steps and saves
+    options: dict[str, Any] = field(default_factory=dict)  # further options of sbatch: {mail-type: FAIL}
+
+
+@dataclass(kw_only=True)
 class Cluster:
-    """The machines."""
+    """The machines, and how one gets them."""
 
     name: str = "local"
     institution: str = "local"
+    launcher: Literal["local", "slurm"] = "local"
     nodes: int = 1
+    spare_nodes: int = 0  # asked for besides; they take over from nodes that fail
+    devices_per_node: int | None = None  # None: those this machine shows; Slurm: those of the partition
+    slurm: Slurm = field(default_factory=Slurm)
+    container: Container | None = None
+    modules: list[str] = field(default_factory=list)  # loaded before anything starts
+    setup: list[str] = field(default_factory=list)  # shell lines before anything starts
+    environment: dict[str, str] = field(default_factory=dict)  # NCCL_SOCKET_IFNAME and its like
+    internet: bool = True  # false: nothing on the nodes tries to reach a hub or a tracker
+    scratch: str | None = None  # shared folder in which a relative run.dir lies; None: where one stands
+    cache: str | None = None  # shared folder of data.cache_dir and Hugging Face's caches
     device: Literal["auto", "cpu", "cuda"] = "auto"
     peak_tflops: float | None = None  # per device, dense bf16; None: known devices by name
     memory_gb: float | None = None  # per process; None: read from the device
     mtbf_hours: float = 5000.0  # mean time between failures of one node; BLOOM and Llama 3 saw 4000 to 6000
+
+
+@dataclass(kw_only=True)
+class Supervision:
+    """What is watched while a run trains, and what happens then."""
+
+    hang_factor: float = 10.0  # a step, evaluation or save that takes so many times its usual time hangs
+    hang_seconds: float = 300.0  # but none shorter than this
+    start_minutes: float = 30.0  # from a start to its first step
+    restarts: int = 3  # starts in a row without progress after which the run is given up
+    blame: int = 2  # faults put down to a node after which it is left out
+    straggler: float = 0.05  # share by which a rank must be slower than the others to be named
+    on_spike: Literal["tell", "rollback", "stop"] = "tell"  # the loss leaves its range and does not return
+    on_nan: Literal["rollback", "stop"] = "stop"  # rollback, here and above: and skip the data read since
+    disk_alerts: list[float] = field(
+        default_factory=lambda: [0.75, 0.85]
+    )  # shares of bytes and inodes in use
+    alert_command: str | None = None  # gets each alert as JSON on stdin; a webhook: $UMBEL_ALERT_WEBHOOK
 
 
 @dataclass(kw_only=True)
@@ -270,3 +338,4 @@ class RunConfig:
     samples: Samples
     tracker: Tracker
     cluster: Cluster
+    supervision: Supervision = field(default_factory=Supervision)

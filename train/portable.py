@@ -34,7 +34,8 @@ SAFETENSORS = {
 }
 """Dtypes as safetensors spells them."""
 
-_TORCH = {name: dtype for dtype, name in SAFETENSORS.items()}
+TORCH = {name: dtype for dtype, name in SAFETENSORS.items()}
+"""And back."""
 
 
 def stores_frozen(model: Model) -> bool:
@@ -99,7 +100,7 @@ def read_into(reader: StateReader, name: str, kind: str, start: int, target: tor
         UmbelError: the target's dtype cannot hold the stored values.
     """
     raw = reader.read(name, kind, start, start + target.numel())
-    found = torch.from_numpy(raw).view(_TORCH[reader.dtype(name, kind)]).view(target.shape)
+    found = torch.from_numpy(raw).view(TORCH[reader.dtype(name, kind)]).view(target.shape)
     target.copy_(found)
     # Frozen weights are stored as they were held: in bf16, or in fp32 as numbers that bf16 holds too.
     if found.dtype != target.dtype and not target.cpu().to(found.dtype).equal(found):

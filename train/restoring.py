@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from base.errors import UmbelError
-from checkpoint import manifest as manifests
 from checkpoint.folders import clean, steps
 from checkpoint.format import Damaged, step_name
 from checkpoint.reader import StateReader
@@ -94,9 +93,10 @@ def load(
         check_order(manifest, stream.order, checkpoint)
         cursors = read_cursors(reader, stream.cursors_shape) if stream.is_streaming else None
         read_state(reader, engine)
+        digest = reader.digest
     restore_optimizer(engine, manifest)
     position = Position(manifest["step"], manifest["sequences"], manifest["tokens"])
-    return Restored(position, cursors, manifests.digest(checkpoint))
+    return Restored(position, cursors, digest)
 
 
 def _check_data(manifest: dict[str, Any], stream: BatchStream, checkpoint: Path) -> None:

@@ -30,6 +30,9 @@ from train.self_check import compare
 from train.snapshot import Snapshot
 from train.together import together
 
+HEARING_SECONDS = 2.0
+"""Between two looks at what became of the other processes' shares."""
+
 CLOSING_SECONDS = 60
 """How long a run that ends by an error waits for the save it had begun."""
 
@@ -152,8 +155,19 @@ class Saver:
         self.writer.close()
 
     def _wait(self) -> None:
+        """Wait until every process is done with what was begun. Collective.
+
+        Rank 0 waits for the shares of all others; one that fails and cannot even leave word on the disk is
+        heard of here.
+        """
         self._hand_over()
-        self._conclude(self.writer.wait())
+        while True:
+            self._conclude(self.writer.wait(HEARING_SECONDS))
+            busy, failed = self.world.sum([int(self.writer.busy), int(self.failure is not None)])
+            if not busy:
+                return
+            if failed:
+                self.writer.abort("another process could not write its share")
 
     def _hand_over(self) -> None:
         """Wait until the copy is whole and the writer's: on a GPU, later than an update may begin."""

@@ -20,7 +20,7 @@ from train.cursors import NAME as CURSORS
 from train.engine import Engine
 from train.facts import optimizer_facts
 from train.parameters import parameter_shape
-from train.portable import SAFETENSORS, host_bytes, stored, stored_shapes
+from train.portable import SAFETENSORS, host_bytes, stored, stored_shapes, stores_frozen
 from train.state import MASTER, Slice, persistent_buffers
 
 CHUNK = 1 << 24
@@ -47,7 +47,7 @@ def compare(engine: Engine, checkpoint: Path, cursors: Cursors | None) -> str | 
 
 
 def _differences(engine: Engine, reader: StateReader, cursors: Cursors | None) -> Iterator[str]:
-    with_frozen = engine.config.model.pretrained is None
+    with_frozen = stores_frozen(engine.config.model)
     yield from _ties(engine.model)
     facts = {"parameters": stored_shapes(engine.model, with_frozen), **optimizer_facts(engine)}
     for key, value in json.loads(json.dumps(facts)).items():

@@ -26,14 +26,26 @@ class TorchEngine(Engine):
         self.optimizer = adamw(self.model, config.optimizer)
         self.state = TorchState(self.model, self.optimizer, world.rank, world.size)
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if config.model.compile:
-            self.model.compile()
         self.replica: torch.nn.Module = self.model
         if world.size > 1:
             devices = [world.device] if world.device.type == "cuda" else None
             self.replica = DistributedDataParallel(
                 self.model, device_ids=devices, gradient_as_bucket_view=True
             )
+            self._settle_buckets()
+        if config.model.compile:
+            self.model.compile()
+
+    def _settle_buckets(self) -> None:
+        """Have DistributedDataParallel lay its buckets before the first step, not after it.
+
+        It lays them anew in the order of a first backward pass, and the place in a bucket decides in which
+        order summands are added: the first step of each start would round differently from the others.
+        """
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self.world.device)
+        for _ in range(2):
+            (self.forward(token).sum() * 0).backward()
+        self.optimizer.zero_grad()
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
         # Without gradients the wrapper would only broadcast buffers that never change.

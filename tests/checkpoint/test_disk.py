@@ -31,14 +31,16 @@ def test_too_little_room_is_said_before_anything_is_written(
 ) -> None:
     checkpoints = new_disk("size=256k").path / "checkpoints"
     kept = [save(checkpoints, make_state(), step=step) for step in (8, 9, 10)]
+    undone = save(checkpoints / "rolled-back-0001", make_state(), step=11)
     monkeypatch.setattr(writer, "write_fragments", lambda *_: pytest.fail("a file was begun"))
     with pytest.raises(UmbelError) as caught:
         save(checkpoints, big_state(), step=101, world_size=1)
     said = str(caught.value)
     assert re.search(r"the checkpoint needs 35\d\.\d KiB, 2\d\d\.\d KiB are free; free some space,", said)
-    assert "as step-00000008 (5.4 KiB), step-00000009 (5.4 KiB), or lower checkpoint.keep_last;" in said
+    spare = "as rolled-back-0001 (5.4 KiB), step-00000008 (5.4 KiB), step-00000009 (5.4 KiB), or lower"
+    assert f"free some space, {spare} checkpoint.keep_last;" in said
     assert "step-00000010" not in said, "the newest one must not be proposed"
-    assert sorted(os.listdir(checkpoints)) == [folder.name for folder in kept]
+    assert sorted(os.listdir(checkpoints)) == [undone.parent.name, *(folder.name for folder in kept)]
     for folder in kept:
         verify(folder)
 

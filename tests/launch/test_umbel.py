@@ -41,6 +41,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy(tmp_path: Path) -> None
         "status",
         "logs",
         "stop",
+        "rollback",
         "generate",
         "export",
         "eval",

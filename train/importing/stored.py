@@ -12,9 +12,7 @@ import torch
 from checkpoint.format import DTYPE_BYTES, Damaged
 from checkpoint.safetensors import read_header
 from checkpoint.strict import open_plain
-from train.portable import SAFETENSORS
-
-_TORCH = {name: dtype for dtype, name in SAFETENSORS.items()}
+from train.portable import TORCH
 
 
 class Stored(NamedTuple):
@@ -35,7 +33,7 @@ class Stored(NamedTuple):
         Raises:
             Damaged: the file ends before them, or holds what no checkpoint of weights does.
         """
-        if self.dtype not in _TORCH:
+        if self.dtype not in TORCH:
             raise Damaged(f"holds a tensor of dtype {self.dtype}", where=str(self.path))
         width = DTYPE_BYTES[self.dtype]
         data = bytearray(numel * width)
@@ -44,9 +42,9 @@ class Stored(NamedTuple):
             if not 0 <= start <= start + numel <= self.numel or file.readinto(data) != len(data):
                 raise Damaged(f"has no elements {start} to {start + numel} of a tensor", where=str(self.path))
         return (
-            torch.frombuffer(data, dtype=_TORCH[self.dtype])
+            torch.frombuffer(data, dtype=TORCH[self.dtype])
             if data
-            else torch.empty(0, dtype=_TORCH[self.dtype])
+            else torch.empty(0, dtype=TORCH[self.dtype])
         )
 
 
