@@ -41,9 +41,12 @@ HOUR = 3600 * 60_000
 """Tokens that a fast GPU trains on in an hour."""
 SOAK_SECONDS = 20
 """At least."""
-BARE_TIME = ("streaming", 0)
-"""Where the bare tokenizer takes its turn."""
+BARE_TIMES = {0: 0, 1: 0, 2: 2}
+"""Workers of a streaming tool: those of the bare tokenizer that it is held against. With 2, two of them run."""
 PROBES = (0.01, 0.5, 0.99)
+
+Samples = dict[tuple[str, str, int], list[dict[str, Any]]]
+"""What was found, round by round, by tool, mode and workers."""
 
 
 class Server:
@@ -152,10 +155,11 @@ def measure_all(servers: dict[str, Server], repeats: int, seconds: float, soak: 
         mode: {tool: servers[tool].ask(do="resume", mode=mode, at=None) for tool in tools} for mode in MODES
     }
     print("written", flush=True)
-    samples: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    samples: Samples = defaultdict(list)
     for turn in range(repeats):
         for mode, workers in product(MODES, WORKERS):
-            present = [BARE, *tools] if (mode, workers) == BARE_TIME else tools
+            with_bare = mode == "streaming" and workers in BARE_TIMES.values()
+            present = [BARE, *tools] if with_bare else tools
             for tool in present[turn % len(present) :] + present[: turn % len(present)]:
                 found = servers[tool].ask(do="read", mode=mode, workers=workers, seconds=seconds)
                 samples[tool, mode, workers].append(found)
@@ -172,7 +176,7 @@ def measure_all(servers: dict[str, Server], repeats: int, seconds: float, soak: 
     }
     return {
         "rates": rates,
-        "ratios": ratios(rates),
+        "ratios": ratios(samples, tools),
         "writing": writing,
         "first_start": starts,
         "resume": resumes,
@@ -201,23 +205,32 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def ratios(rates: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Umbel against the bare tokenizer on as many cores, and against the best peer."""
+def ratios(samples: Samples, tools: list[str]) -> dict[str, dict[str, float]]:
+    """Umbel against the bare tokenizer on as many cores, and against the best peer.
+
+    Medians of the rounds' own ratios: a round's measurements lie seconds apart, and machines drift.
+    """
     told: dict[str, dict[str, float]] = {}
-    bare = rates["streaming, 0 workers"][BARE]["tokens_per_second"]
     cores = len(os.sched_getaffinity(0))
     for mode, workers in product(MODES, WORKERS):
-        name = f"{mode}, {workers} workers"
-        ours = rates[name]["umbel"].get("tokens_per_second", 0)
-        peers = [
-            found.get("tokens_per_second", 0)
-            for tool, found in rates[name].items()
-            if tool not in ("umbel", BARE)
-        ]
-        told[name] = {"to_best_peer": round(ours / max(peers), 3)} if any(peers) else {}
+        name, ours = f"{mode}, {workers} workers", rates_of(samples, "umbel", mode, workers)
+        peers = {tool: rates_of(samples, tool, mode, workers) for tool in tools if tool != "umbel"}
+        told[name] = {f"to_{tool}": paired(ours, rates) for tool, rates in peers.items() if any(rates)}
         if mode == "streaming":
-            told[name]["to_bare_tokenizer_per_core"] = round(ours / bare / min(max(workers, 1), cores), 3)
+            bare = rates_of(samples, BARE, mode, BARE_TIMES[workers])
+            told[name]["to_bare_tokenizer_per_core"] = paired(ours, bare, min(max(workers, 1), cores))
     return told
+
+
+def rates_of(samples: Samples, tool: str, mode: str, workers: int) -> list[float]:
+    """Tokens per second, round by round; 0 where it failed."""
+    return [found.get("rate", 0.0) for found in samples[tool, mode, workers]]
+
+
+def paired(ours: list[float], theirs: list[float], cores: int = 1) -> float:
+    return round(
+        statistics.median(one / other / cores for one, other in zip(ours, theirs, strict=True) if other), 3
+    )
 
 
 def table(result: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -43,7 +44,11 @@ class Bare:
     def write(self, _material: Material, _mode: Mode) -> None:
         pass
 
-    def open(self, material: Material, _mode: Mode, _workers: int, _at: float | None) -> Iterator[Rows]:
+    def open(self, material: Material, mode: Mode, workers: int, at: float | None) -> Iterator[Rows]:
+        """With more than one worker others do the same beside it: what one core gives when all work."""
+        for _ in range(workers - 1):
+            beside = self.open(material, mode, 0, at)
+            multiprocessing.get_context("fork").Process(target=deque, args=(beside, 0), daemon=True).start()
         backend = tokenizers.Tokenizer.from_file(str(material.tokenizer))
         found = [text for path in material.texts for text in pq.read_table(path)["text"].to_pylist()]
         texts = cycle([found[number] for number in json.loads(material.order.read_text())])
