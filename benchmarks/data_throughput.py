@@ -42,7 +42,7 @@ HOUR = 3600 * 60_000
 SOAK_SECONDS = 20
 """At least."""
 BARE_TIMES = {0: 0, 1: 0, 2: 2}
-"""Workers of a streaming tool: those of the bare tokenizer that it is held against. With 2, two of them run."""
+"""Workers of a tool that streams: those of the bare tokenizer it is held against."""
 PROBES = (0.01, 0.5, 0.99)
 
 Samples = dict[tuple[str, str, int], list[dict[str, Any]]]
@@ -228,9 +228,8 @@ def rates_of(samples: Samples, tool: str, mode: str, workers: int) -> list[float
 
 
 def paired(ours: list[float], theirs: list[float], cores: int = 1) -> float:
-    return round(
-        statistics.median(one / other / cores for one, other in zip(ours, theirs, strict=True) if other), 3
-    )
+    found = [one / other / cores for one, other in zip(ours, theirs, strict=True) if other]
+    return round(statistics.median(found), 3)
 
 
 def table(result: dict[str, Any]) -> str:
