@@ -70,8 +70,6 @@ def write_file(path: Path, tensors: Sequence[Tensor], metadata: Mapping[str, str
     with HashedFile(path) as file:
         file.write(memoryview(header))
         for tensor in tensors:
-            if callable(tensor.data):
-                file.settle()  # it may use the memory of the one before
             file.write(flat_bytes(tensor))
     return size, file.sha256
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from base.errors import UmbelError
 from configs.schema import Source
 from data.files import FoundFile, Kind
@@ -29,7 +27,7 @@ def find(source: Source, key: str) -> tuple[list[FoundFile], str | None]:
     where = key if key.endswith(path) else f"{key}.path={path}"
     if source.kind == "python":
         files = python_files(source.part or "code")
-        return [_local_file(name, place, "python") for name, place in files.items()], None
+        return [_local_file(name, str(place), "python") for name, place in files.items()], None
     if source.kind == "hub":
         listed, commit = list_hub(source, where)
         return _remote_files(listed, source), commit
@@ -52,7 +50,7 @@ def locate(source: Source, name: str, revision: str | None) -> str:
         return f"{HF}datasets/{path}@{revision}/{name}"
     if is_url(path):
         return url_of(pin_url(path, path, revision)[0] if path.startswith(HF) else path, name)
-    return str(local_path(path, name))
+    return local_path(path, name)
 
 
 def limit_files(files: list[FoundFile], max_bytes: int, key: str) -> list[FoundFile]:
@@ -77,12 +75,12 @@ def limit_files(files: list[FoundFile], max_bytes: int, key: str) -> list[FoundF
     return kept
 
 
-def _local_file(name: str, path: Path, kind: Kind) -> FoundFile:
+def _local_file(name: str, path: str, kind: Kind) -> FoundFile:
     try:
         size, stamp = state_of(path)
     except OSError as error:
-        raise UmbelError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    return FoundFile(name, str(path), kind, size, stamp)
+        raise UmbelError(f"cannot be read ({error.strerror})", where=path) from error
+    return FoundFile(name, path, kind, size, stamp)
 
 
 def _remote_files(listed: dict[str, tuple[str, Info]], source: Source) -> list[FoundFile]:
@@ -90,7 +88,7 @@ def _remote_files(listed: dict[str, tuple[str, Info]], source: Source) -> list[F
     return [found_file(name, listed[name][0], kind, listed[name][1]) for name, kind in kinds.items()]
 
 
-def _kinds(places: dict[str, Path] | dict[str, str], source: Source) -> dict[str, Kind]:
+def _kinds(places: dict[str, str], source: Source) -> dict[str, Kind]:
     """The reader of each file: the source's kind, or by its ending. In a folder of many kinds of file those
     that no reader knows are left out."""
     if source.kind in ("text", "jsonl", "parquet", "arrow"):
@@ -99,5 +97,5 @@ def _kinds(places: dict[str, Path] | dict[str, str], source: Source) -> dict[str
     if not kinds:
         known = ", ".join(ENDINGS)
         what = f"unknown file type (known: {known})"
-        raise UmbelError(what, where=str(next(iter(places.values()))), fix="set the source's kind")
+        raise UmbelError(what, where=next(iter(places.values())), fix="set the source's kind")
     return kinds

@@ -5,6 +5,7 @@ A reader turns rows into records (column -> value); `data.readers.record` turns 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +52,10 @@ count_parquet = parquet.count
 
 def kind_of(name: str | Path) -> Kind | None:
     """The reader that a file's ending asks for; ``my.jsonl.gz`` is JSONL."""
-    path = Path(name)
-    if path.suffix.lower() not in COMPRESSIONS:
-        return ENDINGS.get(path.suffix.lower())
-    kind = ENDINGS.get(Path(path.stem).suffix.lower())
+    stem, ending = os.path.splitext(str(name).lower())
+    if ending not in COMPRESSIONS:
+        return ENDINGS.get(ending)
+    kind = ENDINGS.get(os.path.splitext(stem)[1])
     return kind if kind in PACKABLE else None
 
 
