@@ -26,7 +26,8 @@ prepared = prepare_run(config, began_with=read_json(kept) if kept.exists() else 
 stream = BatchStream(prepared, config)
 with stream.read(range(1, 2), Share(0, 1, 4)) as steps:
     for step in steps:
-        print(step.batches[0].input_ids.shape[0], sum(len(s["files"]) for s in prepared.manifest["sources"].values()))
+        files = [source["files"] for source in prepared.manifest["sources"].values()]
+        print(step.batches[0].input_ids.shape[0], sum(map(len, files)))
 write_json(kept, prepared.manifest)
 """
 
