@@ -97,9 +97,13 @@ def _no_inodes(checkpoints: Path, need: Need, free: int) -> UmbelError:
     return UmbelError(what, where=str(checkpoints), fix=_what_to_free(checkpoints))
 
 
+def spare_folders(checkpoints: Path) -> list[Path]:
+    """What a run can do without: what rollbacks left, then all checkpoints but the newest, oldest first."""
+    return [*sorted(checkpoints.glob(LEFT_BEHIND)), *sorted(steps(checkpoints).values())[:-1]]
+
+
 def _what_to_free(checkpoints: Path) -> str:
-    """What a rollback left first, then the oldest; never the newest, for the run goes on from it."""
-    spare = [*sorted(checkpoints.glob(LEFT_BEHIND)), *sorted(steps(checkpoints).values())[:-1]]
+    spare = spare_folders(checkpoints)
     named = [f"{folder.name} ({human_bytes(sum(_sizes(folder)))})" for folder in spare[:NAMED]]
     if len(spare) > NAMED:
         named.append(f"{len(spare) - NAMED} newer ones")

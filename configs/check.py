@@ -9,6 +9,7 @@ from typing import Any
 from base.errors import UmbelError
 from base.secrets import holds_secret
 from configs.batch import check_batch, sequences_at
+from configs.check_cluster import check_cluster, cluster_warnings
 from configs.check_data import check_data, late_phases
 from configs.plain import flatten, to_dict
 from configs.schema import RunConfig
@@ -49,6 +50,8 @@ _AT_LEAST = {
     "samples.max_new_tokens": 1,
     "tracker.log_every": 1,
     "cluster.nodes": 1,
+    "supervision.restarts": 0,
+    "supervision.blame": 1,
 }
 _ABOVE_ZERO = (
     "data.mixture.temperature",
@@ -57,6 +60,10 @@ _ABOVE_ZERO = (
     "checkpoint.every_minutes",
     "checkpoint.max_minutes",
     "cluster.mtbf_hours",
+    "supervision.hang_factor",
+    "supervision.hang_seconds",
+    "supervision.start_minutes",
+    "supervision.straggler",
 )
 
 
@@ -75,6 +82,7 @@ def check(config: RunConfig) -> None:
     _check_optimizer(config)
     _check_schedule(config)
     _check_parallelism(config)
+    check_cluster(config.cluster)
 
 
 def warnings(config: RunConfig, world_size: int) -> list[str]:
@@ -86,6 +94,7 @@ def warnings(config: RunConfig, world_size: int) -> list[str]:
         )
     if config.parallelism.name == "single" and world_size > 1:
         notes.append(f"parallelism=single with {world_size} processes runs as ddp")
+    notes += cluster_warnings(config.cluster)
     return notes + late_phases(config, sequences_at(config.schedule, config.schedule.steps))
 
 
@@ -109,6 +118,9 @@ def _check_bounds(values: dict[str, Any]) -> None:
         value = values.get(key)
         if isinstance(value, int | float) and not lowest <= value < math.inf:
             raise UmbelError(f"must be a number from {lowest} on, not {value}", where=key)
+    for share in values["supervision.disk_alerts"]:
+        if not 0 < share < 1:
+            raise UmbelError(f"must be shares between 0 and 1, not {share}", where="supervision.disk_alerts")
     for key in _ABOVE_ZERO:
         if values[key] is not None and not 0 < values[key] < math.inf:
             raise UmbelError(f"must be a number above 0, not {values[key]}", where=key)

@@ -309,6 +309,7 @@ class Cluster:
 class Supervision:
     """What is watched while a run trains, and what happens then."""
 
+    preflight: bool = True  # nodes are looked at before each start
     hang_factor: float = 10.0  # a step, evaluation or save that takes so many times its usual time hangs
     hang_seconds: float = 300.0  # but none shorter than this
     start_minutes: float = 30.0  # from a start to its first step

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.commands import (
+    cancel,
     checkpoint,
     data,
     demo,
@@ -15,10 +16,12 @@ from launch.commands import (
     logs,
     model,
     plan,
+    preflight,
     rollback,
     status,
     stop,
     tokenizer,
+    top,
 )
 
 START, RUNNING, RESULTS, LOOK = "Start", "While it runs", "Use the result", "Look inside"
@@ -72,12 +75,15 @@ app.command("launch", rich_help_panel=START)(launch.launch)
 app.command("resume", rich_help_panel=START)(launch.resume)
 app.command("status", rich_help_panel=RUNNING)(status.status)
 app.command("logs", rich_help_panel=RUNNING)(logs.logs)
+app.command("top", rich_help_panel=RUNNING)(top.top)
 app.command("stop", rich_help_panel=RUNNING)(stop.stop)
+app.command("cancel", rich_help_panel=RUNNING)(cancel.cancel)
 app.command("rollback", rich_help_panel=RUNNING)(rollback.rollback)
 app.command("generate", rich_help_panel=RESULTS)(model.generate)
 app.command("eval", rich_help_panel=RESULTS)(model.evaluate)
 app.command("export", rich_help_panel=RESULTS)(model.export)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)
+app.command("preflight", rich_help_panel=LOOK)(preflight.preflight)
 app.add_typer(data.app, name="data", rich_help_panel=LOOK)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=LOOK)
 app.add_typer(checkpoint.app, name="checkpoint", rich_help_panel=LOOK)

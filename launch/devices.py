@@ -1,4 +1,4 @@
-"""How many processes a run starts on this machine."""
+"""How many processes a run starts: on this machine, or on the nodes that Slurm gives it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from configs.schema import RunConfig
 
 
 def devices_per_node(config: RunConfig) -> int:
-    """Processes that one node starts: one per CUDA device, or one without any.
+    """Processes that one node starts: one per device, or one without any.
 
     Raises:
-        UmbelError: ``cluster.device=cuda`` and there is none.
+        UmbelError: devices are asked for and there are none, or fewer, or nobody says how many.
     """
-    if config.cluster.device == "cpu":
-        return 1
-    count = len(cuda_devices())
-    if config.cluster.device == "cuda" and count == 0:
-        raise UmbelError(
-            "no CUDA device is visible on this machine", where="cluster.device", fix="set it to auto or cpu"
-        )
-    return max(1, count)
+    if config.cluster.launcher == "slurm":
+        from launch.slurm.site import processes_per_node, site
+
+        return processes_per_node(config, site(config.cluster))
+    return _here(config)
 
 
 def world_size(config: RunConfig) -> int:
@@ -29,7 +26,9 @@ def world_size(config: RunConfig) -> int:
     Raises:
         UmbelError: more processes than CUDA devices, or none where the config asks for them.
     """
-    per_node = devices_per_node(config)
+    if config.cluster.launcher == "slurm":
+        return config.cluster.nodes * devices_per_node(config)
+    per_node = _here(config)
     if config.parallelism.processes is None:
         return config.cluster.nodes * per_node
     devices = 0 if config.cluster.device == "cpu" else len(cuda_devices())
@@ -40,3 +39,21 @@ def world_size(config: RunConfig) -> int:
             fix=f"set it to {devices}, or cluster.device=cpu",
         )
     return config.parallelism.processes
+
+
+def _here(config: RunConfig) -> int:
+    wanted = config.cluster.devices_per_node
+    if config.cluster.device == "cpu":
+        return wanted or 1
+    count = len(cuda_devices())
+    if config.cluster.device == "cuda" and count == 0:
+        raise UmbelError(
+            "no CUDA device is visible on this machine", where="cluster.device", fix="set it to auto or cpu"
+        )
+    if wanted is not None and count and wanted > count:
+        raise UmbelError(
+            f"{wanted} are asked for, but {count} CUDA devices are visible",
+            where="cluster.devices_per_node",
+            fix=f"set it to at most {count}",
+        )
+    return wanted or max(1, count)

@@ -34,6 +34,8 @@ def freeze(folder: RunFolder, config: RunConfig, attempt: int, command: list[str
             "platform": platform.platform(),
             "python": platform.python_version(),
             "variables": variables(),
+            "modules": loaded_modules(),
+            "driver": driver_version(),
             "code": code,
         },
     )
@@ -65,6 +67,23 @@ def variables() -> dict[str, str]:
     """The environment variables that steer a run; redacted."""
     chosen = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
     return {name: redact(value) for name, value in sorted(chosen.items())}
+
+
+def loaded_modules() -> list[str]:
+    """What ``module list`` shows, as Lmod and Environment Modules leave it in the environment."""
+    return [name for name in os.environ.get("LOADEDMODULES", "").split(":") if name]
+
+
+def driver_version() -> str | None:
+    """Of NVIDIA's driver on this machine; None without one."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return None
+    return version.decode() if isinstance(version, bytes) else str(version)
 
 
 def _git(*arguments: str) -> str | None:

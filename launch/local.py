@@ -8,27 +8,25 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from base.errors import UmbelError
-from base.files import read_json
 from configs.batch import check_batch
 from configs.check import warnings
 from configs.schema import RunConfig
 from launch import preflight
+from launch.begun import changed_keys, is_finished
 from launch.devices import world_size
 from launch.fits import check_fits
 from launch.job import freeze
 from launch.paths import absolute_paths
-from launch.processes import command, environment, start
-from launch.screens.console import err, say, warn
-from launch.screens.data import cut_examples
-from launch.screens.differences import differences_table
-from launch.screens.preparing import preparing
+from launch.prepared import prepare_data
+from launch.processes import command, environment, start, supervised
+from launch.screens.console import say, warn
 from launch.screens.useful import useful_commands
+from launch.supervise.marks import Marks
 from launch.watch import Watch
 from record.control import clear_stop, stop_requested
-from record.events import latest, next_attempt, read_events, record_event
+from record.events import next_attempt, record_event
 from record.folder import RunFolder
-from record.lock import RunLock
+from record.lock import HANDED_DOWN, RunLock
 
 
 def launch(
@@ -65,7 +63,7 @@ def launch(
             lock = held.enter_context(preflight.take(folder.create(), say))
             with _whole(folder, is_new):
                 # Not before the run is ours: a rollback may change it.
-                changed = _changed_keys(config, folder, change)
+                changed = changed_keys(config, folder, change)
                 if not yes and next_attempt(folder) == 1:
                     check_fits(config, folder, processes)
                 if not _make_ready(config, folder):
@@ -76,26 +74,12 @@ def launch(
         return _run(config, folder, lock, processes, detach, variables or {})
 
 
-def _changed_keys(config: RunConfig, folder: RunFolder, change: bool) -> list[tuple[str, object, object]]:
-    changed = preflight.check_same_run(config, folder)
-    if changed and not change:
-        err.print(differences_table(changed))
-        raise UmbelError(
-            f"belongs to another run: {len(changed)} of its keys differ",
-            where=str(folder.path),
-            fix=f"set run.name, or umbel resume {folder.handle}; with --change it takes the new keys",
-        )
-    return changed
-
-
 def _make_ready(config: RunConfig, folder: RunFolder) -> bool:
     """Prepare the data, unless there is nothing to do or, meanwhile, a wish to stop; whether to go on."""
-    if _is_finished(folder, config):
-        say(f"{folder.name} is finished; for a new run set run.name, for more steps:")
-        say(f"  umbel resume {folder.handle} --change schedule.steps={2 * config.schedule.steps}")
+    if is_finished(config, folder):
         return False
     clear_stop(folder)
-    _prepare_data(config, folder)
+    prepare_data(config, folder)
     if stop_requested(folder):
         say(f"{folder.name} was asked to stop before its workers started")
         return False
@@ -121,33 +105,6 @@ def _whole(folder: RunFolder, is_new: bool) -> Iterator[None]:
             shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _is_finished(folder: RunFolder, config: RunConfig) -> bool:
-    ending = latest(read_events(folder), "start", "stopped", "finished", "failed")
-    return ending is not None and ending["event"] == "finished" and ending["step"] >= config.schedule.steps
-
-
-def _prepare_data(config: RunConfig, folder: RunFolder) -> None:
-    """Prepare; refuse other data than the run began with, more of it than its caps allow, or changes to what
-    it has read, before its run.yaml is touched."""
-    from data.manifest import check_unchanged
-    from data.order.consumption import check_caps
-    from data.prepare import prepare_run
-    from data.stream import BatchStream
-
-    record_event(folder, "phase", name="preparing data")
-    record = folder.path / "data.json"
-    began_with = read_json(record) if record.exists() else None
-    with preparing() as report:
-        prepared = prepare_run(config, say, report, began_with)
-    if began_with is not None:
-        check_unchanged(began_with, prepared.manifest)
-    stream = BatchStream(prepared, config)
-    check_caps(config.data, prepared.manifest, stream.order, stream.total)
-    preflight.check_change(config, folder, stream)
-    for note in cut_examples(prepared.manifest):
-        warn(note)
-
-
 def _run(
     config: RunConfig,
     folder: RunFolder,
@@ -157,12 +114,12 @@ def _run(
     variables: dict[str, str],
 ) -> int:
     log = folder.logs / "launch.log"
-    watch = Watch(folder, config.schedule.steps, processes, log)
     record_event(folder, "phase", name="starting workers")
+    watch = Watch(config.schedule.steps, Marks.now(folder, log))
     with lock.shared() as descriptor:
         process = start(
-            command(folder.run_yaml, processes),
-            environment(config, processes) | variables,
+            supervised(folder.path, command(folder.run_yaml, processes)),
+            environment(config, processes) | variables | {HANDED_DOWN: str(descriptor)},
             log,
             keep=(descriptor,),
             detach=detach,

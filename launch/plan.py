@@ -50,10 +50,10 @@ class Plan:
     flops_per_token: float
     memory: dict[str, int]
     memory_needed: int
-    memory_available: int
+    memory_available: int | None
     host_memory_needed: int
     host_memory_per_node: int
-    fits: bool
+    fits: bool | None
     saves: str
     save_interval: float | None
     lost_share: float | None
@@ -73,14 +73,16 @@ class Plan:
 def make_plan(config: RunConfig, world_size: int) -> Plan:
     """Work out a run on ``world_size`` processes. Builds the model without memory; starts nothing.
 
-    A model that does not fit is no error here: the plan says so in ``fits`` and ``problem``.
+    A model that does not fit is no error here: the plan says so in ``fits`` and ``problem``. Where nobody
+    says what memory the devices have, whether it fits is not known, and a micro-batch that is chosen at the
+    start is taken to be 1.
 
     Raises:
         UmbelError: the model, the batch or the shape makes no sense.
     """
     from train.document_mask import check_document_mask
     from train.flops import flops_per_token
-    from train.memory import USABLE, device_memory, estimate, state_bytes
+    from train.memory import USABLE, estimate, state_bytes
     from train.model import check_shape, meta_model, model_config, parameter_count
 
     check_batch(config, world_size)
@@ -88,7 +90,7 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
     check_document_mask(config)
     count = parameter_count(meta_model(config.model))
     per_node = -(-world_size // config.cluster.nodes)
-    available = device_memory(config, per_node)
+    available = _available(config, per_node)
     micro_batch, problem = _micro_batch(config, world_size, available)
     memory = estimate(config, world_size, micro_batch)
     sequences = sequences_at(config.schedule, config.schedule.steps)
@@ -116,7 +118,7 @@ def make_plan(config: RunConfig, world_size: int) -> Plan:
         memory_available=available,
         host_memory_needed=memory.host,
         host_memory_per_node=memory.host * per_node,
-        fits=memory.total <= USABLE * available,
+        fits=None if available is None else memory.total <= USABLE * available,
         **_checkpoints(config, state_bytes(config, count), _saving(config, folder, rate)),
         tokens_per_second=rate,
         seconds=(tokens - done) / rate if rate else None,
@@ -157,11 +159,24 @@ def checkpoints_kept(config: RunConfig) -> int:
     return kept
 
 
-def _micro_batch(config: RunConfig, world_size: int, available: int) -> tuple[int, str | None]:
+def _available(config: RunConfig, per_node: int) -> int | None:
+    """Bytes that one process may use; None where its device is elsewhere and the profile does not say."""
+    from train.memory import device_memory
+
+    cluster = config.cluster
+    if cluster.launcher == "slurm" and cluster.device != "cpu" and cluster.memory_gb is None:
+        return None
+    return device_memory(config, per_node)
+
+
+def _micro_batch(config: RunConfig, world_size: int, available: int | None) -> tuple[int, str | None]:
     """The micro-batch, and why it does not fit where it does not."""
     from train.memory import USABLE, estimate
     from train.micro_batch import choose_micro_batch, too_large
 
+    if available is None:
+        given = config.parallelism.micro_batch
+        return (1 if given == "auto" else given), None
     try:
         micro_batch = choose_micro_batch(config, world_size, available)
     except UmbelError as error:
@@ -213,7 +228,8 @@ def _model_name(config: RunConfig) -> str:
 def _parallelism_name(config: RunConfig) -> str:
     device = config.cluster.device
     if device == "auto":
-        device = "cuda" if cuda_devices() or config.cluster.memory_gb else "cpu"
+        elsewhere = config.cluster.memory_gb or config.cluster.launcher == "slurm"
+        device = "cuda" if elsewhere or cuda_devices() else "cpu"
     return f"{config.parallelism.name} on {device}"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from configs.schema import RunConfig
+from launch.environment import cluster_variables
 
 HOME = Path(__file__).resolve().parent.parent
 SAVE_SECONDS = 600
@@ -40,6 +41,11 @@ def command(run_yaml: Path, world_size: int) -> list[str]:
     return torchrun + worker
 
 
+def supervised(folder: Path, workers: list[str]) -> list[str]:
+    """The supervisor that starts these workers, and starts them again."""
+    return [sys.executable, "-P", "-m", "launch.supervise", str(folder.resolve()), "--", *workers]
+
+
 def environment(config: RunConfig, processes: int) -> dict[str, str]:
     """The caller's environment without a place in a world, and what makes packages win and cores suffice."""
     cores = len(os.sched_getaffinity(0))
@@ -57,7 +63,7 @@ def environment(config: RunConfig, processes: int) -> dict[str, str]:
     if config.cluster.device == "cpu":
         fixed["CUDA_VISIBLE_DEVICES"] = ""
     callers = {name: value for name, value in os.environ.items() if not _FOREIGN.fullmatch(name)}
-    return {**defaults, **callers, **fixed}
+    return {**defaults, **callers, **cluster_variables(config.cluster), **fixed}
 
 
 def start(
@@ -67,11 +73,13 @@ def start(
     *,
     keep: tuple[int, ...] = (),
     detach: bool = False,
+    session: bool = True,
 ) -> subprocess.Popen[bytes]:
-    """Start workers in a session of their own, so that Ctrl-C reaches only the launcher.
+    """Start processes in a session of their own, so that Ctrl-C reaches only the launcher.
 
     Their output goes to ``log``. File descriptors in ``keep`` stay open in the child. Unless detached, the
-    death of the launcher, kill -9 included, sends them SIGTERM: a collective save.
+    death of their parent, kill -9 included, sends them SIGTERM: a collective save. Without a ``session`` of
+    their own `end` takes them for helpers of the caller and passes them by.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as output:
@@ -81,7 +89,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=session,
             pass_fds=keep,
             preexec_fn=None if detach else _die_with(os.getpid()),
         )
@@ -96,16 +104,27 @@ def end(process: subprocess.Popen[bytes], kind: int = signal.SIGKILL) -> int:
     """Signal the process and all that came from it; returns how many still live.
 
     torchrun gives each worker a session of its own, so no process group holds them all; what they share is
-    that none is in the launcher's session.
+    that none is in the caller's session.
     """
     process.poll()
     living = 0
     for member in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getsid(member.pid) != os.getsid(0) and member.status() != psutil.STATUS_ZOMBIE:
-                member.send_signal(kind)
-                living += 1
+            if os.getsid(member.pid) == os.getsid(0):
+                continue
+            if member.status() == psutil.STATUS_ZOMBIE:
+                if member.pid != process.pid:
+                    _bury(member)
+                continue
+            member.send_signal(kind)
+            living += 1
     return living
+
+
+def _bury(orphan: psutil.Process) -> None:
+    """Whoever adopts orphans must bury them: a supervisor outlives many."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(orphan.pid, os.WNOHANG)
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -1,76 +1,46 @@
-"""Standing by while workers run in the foreground: progress, Ctrl-C, and what became of them."""
+"""Standing by a run in the foreground: progress, Ctrl-C, and what became of it."""
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from base.errors import RunFailed
 from launch import processes
+from launch.interrupts import Interrupts
 from launch.processes import adopt_orphans, end
 from launch.progress import Progress, progress
 from launch.screens.console import err, say
 from launch.screens.numbers import event_text
 from launch.status import status_of
+from launch.supervise.marks import Marks
 from record.control import request_stop
-from record.events import ENDINGS, latest, read_events, record_event
-from record.folder import RunFolder
+from record.events import ENDINGS, latest
 
 POLL_SECONDS = 0.25
-_TORCHRUN = re.compile(
-    r"^[EWI]\d{4} .*torch/distributed/elastic/multiprocessing/api.py.* failed ", re.MULTILINE
-)
-_ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
-
-
-class Interrupts:
-    """Counts Ctrl-C and SIGTERM in place of dying of them."""
-
-    def __enter__(self) -> Interrupts:
-        self.received: list[int] = []
-        self.before = {kind: signal.signal(kind, self._receive) for kind in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self.received.append(number)
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the first signal, as shells count; 0 without any."""
-        return 128 + self.received[0] if self.received else 0
 
 
 class Watch:
-    """One start of a run, seen from outside. ``events_before`` and ``log_before`` mark where it begins."""
+    """One launch of a run, seen from outside.
 
-    def __init__(self, folder: RunFolder, steps: int, processes: int, log: Path) -> None:
-        self.folder, self.steps, self.processes, self.log = folder, steps, processes, log
-        self.events_before = len(read_events(folder))
-        self.log_before = log.stat().st_size if log.exists() else 0
+    Args:
+        steps: of the whole run.
+        marks: where the run's records stood before it.
+    """
 
-    def events(self) -> list[dict[str, Any]]:
-        """What happened since this start."""
-        return read_events(self.folder)[self.events_before :]
+    def __init__(self, steps: int, marks: Marks) -> None:
+        self.folder, self.steps, self.marks = marks.folder, steps, marks
 
     def follow(self, process: subprocess.Popen[bytes]) -> int:
-        """Show progress until the workers end; returns the exit code.
+        """Show progress until the run's supervisor ends; returns the exit code.
 
         The first Ctrl-C or SIGTERM asks for a collective save, the second kills.
 
         Raises:
-            RunFailed: the workers failed; tells the first failing rank's own words.
+            RunFailed: the run failed; tells the first failing rank's own words.
         """
         adopt_orphans()
         with Interrupts() as interrupts, progress(err) as shown:
@@ -94,7 +64,7 @@ class Watch:
         self._tell_events(told, shown.note)
 
     def _tell_events(self, told: int, note: Callable[[str], None]) -> int:
-        events = self.events()
+        events = self.marks.events()
         for event in events[told:]:
             if text := event_text(event):
                 note(text)
@@ -102,7 +72,7 @@ class Watch:
 
     def _interrupted(self, times: int, process: subprocess.Popen[bytes], note: Callable[[str], None]) -> None:
         if times == 1:
-            request_stop(self.folder)
+            request_stop(self.folder, "Ctrl-C")
             note("stopping: the workers save at the next step (Ctrl-C again kills them)")
         else:
             end(process)
@@ -112,7 +82,7 @@ class Watch:
             raise RunFailed("was deleted while it ran", where=str(self.folder.path), fix="start it again")
         if code != 0:
             raise self._failure(code)
-        ending = latest(self.events(), *ENDINGS)
+        ending = latest(self.marks.events(), *ENDINGS)
         name, handle = self.folder.name, self.folder.handle
         if ending is None:
             say(f"{name} ended without a word; umbel logs {handle}")
@@ -122,55 +92,39 @@ class Watch:
             say(f"{name} stopped at step {ending['step']}; to go on: umbel resume {handle}")
 
     def _failure(self, code: int) -> RunFailed:
-        rank, error, exit_code = self._first_failure(code)
-        if self._is_news(error):
-            record_event(self.folder, "failed", rank=rank, error=error, exit_code=exit_code, verdict=True)
-        where, option = ("torchrun", "") if rank is None else (f"rank {rank}", f" --rank {rank}")
+        """What failed, as the newest start has it: the supervisor's verdict, else what was told first."""
+        events = self.marks.events()
+        told = [event for event in _newest_start(events) if event["event"] == "failed"]
+        verdicts = [event for event in told if event.get("verdict")]
+        event = (verdicts[-1:] + told + [_lost(code)])[0]
+        gave_up = latest(events, "gave up")
+        if words := (gave_up or event).get("words"):
+            err.print(words, markup=False, soft_wrap=True)
+        if gave_up:
+            say(f"gave up: {gave_up['why']}")
+        rank, error = event["rank"], event["error"]
+        where = event.get("who", "torchrun") if rank is None else f"rank {rank}"
+        option = "" if rank is None else f" --rank {rank}"
         failed = RunFailed(
             error, where=None if where in error else where, fix=f"umbel logs {self.folder.handle}{option}"
         )
-        failed.exit_code = exit_code
+        failed.exit_code = event.get("exit_code") or 1
         return failed
 
-    def _is_news(self, error: str) -> bool:
-        """Whether no ending tells it: a killed process writes none, and survivors write what they saw."""
-        endings = [event for event in self.events() if event["event"] in ENDINGS]
-        return all(event["event"] == "failed" and event.get("error") != error for event in endings)
 
-    def _first_failure(self, code: int) -> tuple[int | None, str, int]:
-        """(rank, or None for torchrun itself; error; exit code) of what failed first."""
-        output = self._output()
-        found = _ROOT_CAUSE.search(output)
-        alone = None if self.processes > 1 else 0
-        rank, status = (int(found[1]), int(found[2])) if found else (alone, code)
-        if status < 0:
-            return rank, _died_of(-status), 1
-        told = [event for event in self.events() if event["event"] == "failed"]
-        if told:
-            return told[0]["rank"], told[0]["error"], told[0].get("exit_code") or 1
-        err.print("\n".join(_own_words(output)[-20:]), markup=False, soft_wrap=True)
-        return rank, f"ended with exit code {status}", 1
-
-    def _output(self) -> str:
-        """What this start's processes printed; its end, where it is long."""
-        with open(self.log, "rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(self.log_before, size - 200_000))
-            return file.read().decode(errors="replace")
+def _newest_start(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    starts = [number for number, event in enumerate(events) if event["event"] == "job"]
+    return events[starts[-1] :] if starts else events
 
 
-def _own_words(output: str) -> list[str]:
-    """The workers' lines, without the report that torchrun puts below them."""
-    return _TORCHRUN.split(output, maxsplit=1)[0].rstrip().splitlines()
-
-
-def _died_of(number: int) -> str:
-    hint = " (the kernel does so when memory runs out)" if number == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(number).name}{hint}"
+def _lost(code: int) -> dict[str, Any]:
+    """What is told of a supervisor that could tell nothing itself."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return {"rank": None, "error": how, "who": "its supervisor"}
 
 
 def _end_orphans(process: subprocess.Popen[bytes]) -> None:
-    """Workers whose torchrun was killed get time for a collective save, then end."""
+    """Workers whose supervisor was killed get time for a collective save, then end."""
     end(process, signal.SIGTERM)
     deadline = time.monotonic() + processes.SAVE_SECONDS
     while end(process, 0) and time.monotonic() < deadline:

@@ -34,14 +34,15 @@ def next_attempt(folder: RunFolder) -> int:
 
 
 def since_start(events: Sequence[dict[str, Any]], phase: str | None = None) -> Sequence[dict[str, Any]]:
-    """The newest start, rollback, or phase of that name, and what came after it; all events before any.
+    """The newest job, start, rollback, or phase of that name, and what came after it; all events before any.
 
-    A start that fails before its first step has a phase alone.
+    A start that fails before its first step has a job or a phase alone.
     """
     starts = [
         number
         for number, event in enumerate(events)
-        if event["event"] in ("start", "rollback") or (event["event"] == "phase" and event["name"] == phase)
+        if event["event"] in ("job", "start", "rollback")
+        or (event["event"] == "phase" and event["name"] == phase)
     ]
     return events[starts[-1] :] if starts else events
 

@@ -16,6 +16,9 @@ from typing import Any
 from base.errors import UmbelError
 from record.folder import RunFolder
 
+HANDED_DOWN = "UMBEL_LAUNCH_LOCK"
+"""Environment: the number of the descriptor by which a launcher hands its lock to the run's supervisor."""
+
 _POLL_SECONDS = 0.05
 
 
@@ -23,7 +26,7 @@ class RunLock:
     """An exclusive flock on ``control/<name>``.
 
     Rank 0 of the worker holds ``lock`` while it lives; whoever starts workers holds ``launch`` from before
-    the data is prepared until they end.
+    the data is prepared until they end: the launcher and its supervisor together.
     """
 
     def __init__(self, folder: RunFolder, name: str = "lock") -> None:
@@ -44,10 +47,14 @@ class RunLock:
                 os.close(descriptor)
                 raise self._taken()
             time.sleep(_POLL_SECONDS)
-        self.descriptor = descriptor
+        self._hold(descriptor)
         self.sign(os.getpid())
-        # A forked helper that outlives us must not keep the run locked.
-        os.register_at_fork(after_in_child=self._forget)
+        return self
+
+    def adopt(self, descriptor: int) -> RunLock:
+        """Hold the lock through a descriptor that a parent handed down (`shared`)."""
+        os.set_inheritable(descriptor, False)
+        self._hold(descriptor)
         return self
 
     def sign(self, pid: int) -> None:
@@ -73,6 +80,11 @@ class RunLock:
             os.close(descriptor)
 
     _forget = release
+
+    def _hold(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        # A forked helper that outlives us must not keep the run locked.
+        os.register_at_fork(after_in_child=self._forget)
 
     def __enter__(self) -> RunLock:
         return self if self.descriptor is not None else self.acquire()

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from record.events import ENDINGS, latest
+from record.events import latest
 from record.folder import RunFolder
 from record.lock import is_held
 
-State = Literal["new", "starting", "running", "finished", "stopped", "failed", "interrupted", "rolled back"]
+State = Literal[
+    "new",
+    "queued",
+    "requeued",
+    "starting",
+    "running",
+    "finished",
+    "stopped",
+    "failed",
+    "interrupted",
+    "rolled back",
+]
+
+WORKING = ("starting", "running")
+"""States in which somebody works on the run."""
+
+WAITING = ("queued", "requeued")
+"""States in which a job of the run waits for its turn, as far as the run's own records tell."""
+
+_STATES: dict[str, State] = {
+    "submitted": "queued",
+    "requeue": "requeued",
+    "job": "interrupted",
+    "start": "interrupted",
+    "rollback": "rolled back",
+    "gave up": "failed",
+    "finished": "finished",
+    "stopped": "stopped",
+    "failed": "failed",
+}
+"""What an event leaves a run in on which nobody works."""
 
 
 def run_state(folder: RunFolder, events: list[dict[str, Any]]) -> State:
@@ -18,8 +48,5 @@ def run_state(folder: RunFolder, events: list[dict[str, Any]]) -> State:
         return "running"
     if is_held(folder, "launch"):
         return "starting"
-    last = latest(events, "start", "rollback", *ENDINGS)
-    if last is None:
-        return "new"
-    states: dict[str, State] = {"start": "interrupted", "rollback": "rolled back"}
-    return states.get(last["event"], last["event"])
+    last = latest(events, *_STATES)
+    return _STATES[last["event"]] if last else "new"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.slurm import cluster, slurm_cluster  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[1]
 HOME = Path(tempfile.mkdtemp(prefix="umbel-tests-"))
 STRANGERS = ("SLURM_", "UMBEL_", "HF_", "WANDB_", "XDG_", "TORCHELASTIC_")

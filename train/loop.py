@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from configs.batch import global_batch_at
@@ -13,6 +13,7 @@ from data.stream import BatchStream, MicroBatch, Share
 from data.streaming.lanes import Cursors
 from train.distributed import World
 from train.engine import Engine, StepMetrics
+from train.heartbeat import Pulse, Silent
 from train.position import Position
 from train.schedule import learning_rate
 from train.stop import StopRequest
@@ -50,20 +51,24 @@ class Loop:
     stop: StopRequest
     due: Callable[[int], bool]  # whether the state after a step is to be saved; asked on the first process
     hooks: Sequence[Hook]
+    pulse: Pulse = field(default_factory=Silent)
 
     def run(self, position: Position, cursors: Cursors | None, last_step: int) -> Position:
         """Train to ``last_step``, or until all processes agree to stop; returns where it ended.
 
         ``cursors`` are those of `StepRecord` at ``position``, of all processes.
         """
-        config, world = self.config, self.world
+        config, world, pulse = self.config, self.world, self.pulse
         steps = range(position.step + 1, last_step + 1)
         share = Share(world.rank, world.size, self.micro_batch)
         with self.stream.read(steps, share, cursors) as prefetched:
             for step, batches, after in prefetched:
                 began = time.perf_counter() - prefetched.data_wait
                 due = world.is_first and self.due(step)
-                stops, save, targets, tokens = world.sum([self.stop.pending(), due, *counts(batches)])
+                pulse.step(step)
+                flags = self.stop.pending(), due, pulse.due()
+                stops, save, probe, targets, tokens = world.sum([*flags, *counts(batches)])
+                pulse.met(probe)
                 if stops:
                     break
                 lr = learning_rate(config.schedule, config.optimizer.lr, step)

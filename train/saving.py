@@ -98,7 +98,7 @@ class Saver:
 
         Raises:
             RunFailed: the first save of a start is not what is live.
-            UmbelError: that first save, or one that is not asynchronous, could not be written.
+            UmbelError: one that is not asynchronous could not be written.
         """
         began = time.perf_counter()
         busy = self.world.sum([int(self.busy)])[0]
@@ -116,9 +116,10 @@ class Saver:
         together(self.world, lambda: written.append(self._begin(position, cursors)), where)
         self.blocked = time.perf_counter() - began
         self._conclude(written[0])
-        if written[0] is not None or not self.checked:
+        if written[0] is not None:
             self.drain()
-        if not self.checked:
+        # A first save that fails, because its writer was killed perhaps, is tried again like any other.
+        if not self.checked and self._wait():
             self._check(position, cursors)
         return True
 
@@ -154,8 +155,8 @@ class Saver:
         self.snapshot.close()
         self.writer.close()
 
-    def _wait(self) -> None:
-        """Wait until every process is done with what was begun. Collective.
+    def _wait(self) -> bool:
+        """Wait until every process is done with what was begun; whether it is on the disk. Collective.
 
         Rank 0 waits for the shares of all others; one that fails and cannot even leave word on the disk is
         heard of here.
@@ -165,7 +166,7 @@ class Saver:
             self._conclude(self.writer.wait(HEARING_SECONDS))
             busy, failed = self.world.sum([int(self.writer.busy), int(self.failure is not None)])
             if not busy:
-                return
+                return not failed
             if failed:
                 self.writer.abort("another process could not write its share")
 

@@ -24,6 +24,7 @@ from train.cadence import Cadence
 from train.distributed import World
 from train.document_mask import check_document_mask
 from train.engine import build_engine
+from train.heartbeat import Pulse, Silent, Told
 from train.hooks.checkpoints import Checkpoints
 from train.hooks.evaluation import Evaluation
 from train.hooks.garbage import ManualGarbageCollection
@@ -39,7 +40,7 @@ from train.prompt import trained_on_chats
 from train.restoring import Restored, find, load
 from train.run_data import open_data, open_stream
 from train.saving import Saver
-from train.stop import StopRequest
+from train.stop import StopRequest, save_requests
 from train.utilisation import utilisation
 
 STOP_AFTER = "UMBEL_STOP_AFTER"
@@ -50,27 +51,48 @@ class Session:
     """Everything one process needs to train. All collective calls are made in the same order on each."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, world: World, attempt: int, lock: RunLock
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        world: World,
+        attempt: int,
+        lock: RunLock,
+        pulse: Pulse | None = None,
     ) -> None:
-        self.config, self.folder, self.world, self.attempt, self.lock = config, folder, world, attempt, lock
+        self.config, self.folder, self.world, self.attempt = config, folder, world, attempt
+        self.lock, self.pulse = lock, pulse or Silent()
         self.stop = StopRequest(folder, polls=world.is_first)
         self.tracker: Sink = lambda _: None
 
     def run(self) -> None:
         """Restore what there is, train, save where it ends."""
-        self._phase("preparing data")
+        self._phase("preparing data", "data")
         check_shape(self.config)
         check_document_mask(self.config)
         self.micro_batch = self._choose_micro_batch()
         prepared = open_data(self.config, self.folder, self.world)
         self.stream = open_stream(self.config, prepared, self.folder)
-        self._phase("building model")
+        if self._stopped_early():
+            return
+        self._phase("building model", "model")
         self.engine = build_engine(self.config, self.world, self.micro_batch)
+        if self._stopped_early():
+            return
         self.run_id = self._run_id()
+        self.pulse.phase("restoring")
         restored = self._restore()
         self._record_start(restored.position)
         with ExitStack() as self.at_end:
             self._train(restored)
+
+    def _stopped_early(self) -> bool:
+        """Whether all agree to stop before there is anything to save; the newest checkpoint stays."""
+        if not self.stop.agreed(self.world):
+            return False
+        if self.world.is_first:
+            newest = latest(read_events(self.folder), "checkpoint")
+            self._record_stop(newest["step"] if newest else 0, self.stop.reason)
+        return True
 
     def _restore(self) -> Restored:
         self.base = describe_base(self.config.model) if self.world.is_first else None
@@ -105,11 +127,13 @@ class Session:
         mfu = utilisation(config, self.engine, self.world)
         consumed = partial(consumption, self.stream.order, self.stream.prepared.manifest)
         metrics = Metrics(config, self.world, self._sinks(), mfu, lambda: checkpoints.begun.step, consumed)
-        checkpoints = Checkpoints(saver, cadence, self.stop, position, metrics.flush)
+        wanted = save_requests(self.folder)
+        checkpoints = Checkpoints(saver, cadence, self.stop, position, metrics.flush, wanted)
         # What a kill repeats does no harm, what it skips would: checkpoints come last.
         replicas = CompareReplicas(self.engine, self.world, config.checkpoint.compare_replicas)
-        hooks: list[Hook] = [metrics, *self._observers(), replicas, checkpoints, ManualGarbageCollection()]
-        self._phase("first step")
+        told = Told(self.pulse, "saving", checkpoints)
+        hooks: list[Hook] = [metrics, *self._observers(), replicas, told, ManualGarbageCollection()]
+        self._phase("first step", "step")
         loop = Loop(
             config,
             self.world,
@@ -119,22 +143,28 @@ class Session:
             self.stop,
             checkpoints.due,
             hooks,
+            self.pulse,
         )
         try:
             position = loop.run(position, restored.cursors, last_step)
         except BadFile as error:
             raise leave_out(self.stream, self.folder, error) from error
+        self.pulse.phase("ending")
         checkpoints.finish()
         self._record_end(position, last_step)
 
     def _record_end(self, position: Position, last_step: int) -> None:
         if position.step < self.config.schedule.steps:
-            if self.world.is_first:
-                clear_stop(self.folder)
             reason = f"{STOP_AFTER}={last_step}" if position.step == last_step else self.stop.reason
-            self._record("stopped", step=position.step, reason=reason or "another process was asked to")
+            self._record_stop(position.step, reason)
         else:
             self._record("finished", step=position.step)
+
+    def _record_stop(self, step: int, reason: str | None) -> None:
+        """A request is served once."""
+        self._record("stopped", step=step, reason=reason or "another process was asked to")
+        if self.world.is_first:
+            clear_stop(self.folder)
 
     def _choose_micro_batch(self) -> int:
         """The configured one, or on every process what rank 0's memory allows."""
@@ -170,25 +200,30 @@ class Session:
 
     def _observers(self) -> list[Hook]:
         evaluation, samples = self.config.evaluation, self.config.samples
+        stopping = partial(self.stop.agreed, self.world)
+        held_out = Evaluation(
+            self.engine,
+            self.stream,
+            self.world,
+            evaluation.every,
+            evaluation.sequences,
+            self.micro_batch,
+            self._evaluated,
+            stopping,
+        )
+        continuations = Samples(
+            samples,
+            self.engine,
+            self.stream.prepared.tokenizer,
+            self.world,
+            self.config.data.sequence_length,
+            lambda step, prompt, text: self._record("sample", step=step, prompt=prompt, text=text),
+            chats=trained_on_chats(self.stream.prepared.manifest),
+            stopping=stopping,
+        )
         return [
-            Evaluation(
-                self.engine,
-                self.stream,
-                self.world,
-                evaluation.every,
-                evaluation.sequences,
-                self.micro_batch,
-                self._evaluated,
-            ),
-            Samples(
-                samples,
-                self.engine,
-                self.stream.prepared.tokenizer,
-                self.world,
-                self.config.data.sequence_length,
-                lambda step, prompt, text: self._record("sample", step=step, prompt=prompt, text=text),
-                chats=trained_on_chats(self.stream.prepared.manifest),
-            ),
+            Told(self.pulse, "evaluating", held_out, evaluation.every),
+            Told(self.pulse, "sampling", continuations, samples.every),
         ]
 
     def _evaluated(self, step: int, losses: dict[str, float]) -> None:
@@ -206,7 +241,8 @@ class Session:
             pid=os.getpid(),
         )
 
-    def _phase(self, name: str) -> None:
+    def _phase(self, name: str, beat: str) -> None:
+        self.pulse.phase(beat)
         self._record("phase", name=name, attempt=self.attempt)
 
     def _record(self, event: str, **facts: object) -> None:

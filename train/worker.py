@@ -10,14 +10,18 @@ import traceback
 import warnings
 from pathlib import Path
 
-from base.errors import UmbelError
+from base.errors import RunFailed, UmbelError
 from configs.compose import load
+from data.places.retry import BadFile
 from record.events import next_attempt, record_event
 from record.folder import RunFolder
+from record.heartbeats import node_name
 from record.lock import RunLock
+from record.rank_logs import take_log
 from record.rollback import finish_rollback
 from train import distributed
 from train.distributed import World
+from train.heartbeat import Pulse
 from train.session import Session
 from train.together import PeerFailed
 
@@ -31,17 +35,20 @@ LOCK_WAIT_SECONDS = 600
 def main(run_yaml: Path) -> int:
     """Run to the end, to a stop or to a failure; returns the exit code."""
     folder = RunFolder(run_yaml.resolve().parent)
+    pulse = Pulse(folder)
     _follow_torchrun()
     try:
         world = distributed.start(load(run_yaml).cluster)
+        pulse.join(world)
         lock = _lock(folder, world)
         if world.is_first:
             finish_rollback(folder)
         attempt = world.first(next_attempt(folder) if world.is_first else 0)
         config = load(run_yaml)  # not before: a rollback may have left it to be changed
-        _redirect(folder.rank_log(attempt, world.rank))
-        Session(config, folder, world, attempt, lock).run()
+        _redirect(take_log(folder, attempt, world.rank))
+        Session(config, folder, world, attempt, lock, pulse).run()
         world.barrier()
+        pulse.close()
         lock.release()
         distributed.stop()
     except Exception as error:
@@ -88,11 +95,19 @@ def _failed(folder: RunFolder, error: Exception) -> int:
     code = error.exit_code if isinstance(error, UmbelError) else 1
     text = _told(error)
     if not isinstance(error, PeerFailed):
+        rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+        facts = {"rank": int(rank), "error": text, "exit_code": code}
         try:
-            record_event(folder, "failed", rank=int(os.environ.get("RANK", "0")), error=text, exit_code=code)
+            record_event(folder, "failed", **facts, node=node_name(), final=_is_final(error))
         except OSError:
             print(f"umbel: error: {text}", file=sys.stderr)
     return code
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another start would end alike: what Umbel itself finds wrong in a run, but for a file that the
+    next start leaves out."""
+    return isinstance(error, RunFailed) and not isinstance(error.__cause__, BadFile)
 
 
 def _told(error: Exception) -> str:

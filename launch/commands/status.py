@@ -16,19 +16,22 @@ def status(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show how far runs are: state, step, loss, speed, time left, last checkpoint."""
+    """Show how far runs are: state, step, loss, speed, time left, last checkpoint.
+
+    Of one run also how it ended, where the time went, its place in the queue, and its slowest node.
+    """
     from dataclasses import asdict
 
-    from launch.screens.console import out, print_json, say
+    from launch.overview import one_status, statuses
+    from launch.screens.console import out, print_json, say, warn
     from launch.screens.status import status_card, status_table
-    from launch.status import status_of, status_or_fault
     from record.folder import RunFolder
 
     if run is not None:
-        found = status_of(RunFolder.find(run))
+        found = one_status(RunFolder.find(run), warn)
         print_json(asdict(found)) if json else out.print(status_card(found))
         return
-    all_runs = [status_or_fault(folder) for folder in RunFolder.all()]
+    all_runs = statuses(RunFolder.all(), warn)
     if json:
         print_json([asdict(found) for found in all_runs])
     elif all_runs:

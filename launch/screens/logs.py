@@ -1,55 +1,52 @@
-"""Finding a log, and printing it while it grows."""
+"""Printing logs while they grow."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from base.errors import UmbelError
-from record.events import latest, read_events
-from record.folder import RunFolder
+from launch.first_error import Fault
+from launch.logs import Log, merged
+
+POLL_SECONDS = 0.3
 
 
-def choose_log(folder: RunFolder, rank: int | None, attempt: int | None) -> Path:
-    """The log of a rank; where no rank was asked for and rank 0 wrote none, the launcher's.
+def print_logs(choose: Callable[[], Sequence[Log]], goes_on: Callable[[], bool]) -> None:
+    """Print the chosen logs, and then what is added to them for as long as ``goes_on()``.
 
-    Raises:
-        UmbelError: there is none; says which ranks wrote one.
+    They are chosen anew each time: ranks open their logs some seconds after the launcher did, and a later
+    attempt has others.
     """
-    start = latest(read_events(folder), "start")
-    number = attempt or (start["attempt"] if start else 1)
-    log = folder.rank_log(number, rank or 0)
-    if log.is_file():
-        return log
-    launcher = folder.logs / "launch.log"
-    if rank is None and attempt is None and launcher.is_file():
-        return launcher
-    ranks = sorted(int(file.stem.removeprefix("rank-")) for file in log.parent.glob("rank-*.log"))
-    fix = "ranks that wrote one: " + ", ".join(map(str, ranks)) if ranks else "that attempt wrote none"
-    raise UmbelError(f"no log of rank {rank or 0} in attempt {number}", where=folder.name, fix=fix)
-
-
-def print_log(choose: Callable[[], Path], goes_on: Callable[[], bool]) -> None:
-    """Print the chosen file, and then what is added to it for as long as ``goes_on()``.
-
-    It is chosen anew each time: rank 0 opens its log some seconds after the launcher did.
-    """
-    printed: dict[Path, int] = {}
+    known: dict[int, Log] = {}
     while True:
-        last_round, log = not goes_on(), choose()
-        printed[log] = _print_from(log, printed.get(log, 0))
-        if last_round:
-            return
-        time.sleep(0.3)
-
-
-def _print_from(log: Path, start: int) -> int:
-    """Print a file from a byte on; returns where it ends."""
-    with open(log, "rb") as file:
-        file.seek(start)
-        while chunk := file.read(1 << 16):
-            sys.stdout.buffer.write(chunk)
+        last = not goes_on()
+        logs = [_known(log, known) for log in choose()]
+        for log, line in merged(logs, last):
+            _print_line(log, line)
         sys.stdout.buffer.flush()
-        return file.tell()
+        if last:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def print_faults(faults: Sequence[Fault]) -> None:
+    """The first fault and its words, then the others."""
+    for fault in faults:
+        print(f"── {fault.text}")
+        for line in fault.words:
+            print(f"   {line}" if line else "")
+    sys.stdout.flush()  # what follows is written below the text layer
+
+
+def _known(log: Log, known: dict[int, Log]) -> Log:
+    """The one that was read before: by its inode, for a rank that learns its node's name renames its log. Its
+    label may be new, for it is no longer alone."""
+    found = known.setdefault(log.file.stat().st_ino, log)
+    found.file, found.label = log.file, log.label
+    return found
+
+
+def _print_line(log: Log, line: bytes) -> None:
+    label = f"{log.label} │ ".encode() if log.label else b""
+    sys.stdout.buffer.write(label + line + b"\n")

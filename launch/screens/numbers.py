@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from base.files import human_bytes
+
+FINDINGS = ("hang", "silent", "straggler", "spike", "disk")
+"""Events that tell of themselves in a ``text``."""
 
 
 def short(count: float) -> str:
@@ -26,6 +30,12 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}"
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def percent(share: float) -> str:
+    """``92.1 %``; never rounded up to a whole that it is not."""
+    shown = math.floor(share * 1000) / 10 if 0.9995 <= share < 1 else round(share * 100, 1)
+    return f"{shown:.4g} %"
 
 
 def ago(seconds: float) -> str:
@@ -54,4 +64,10 @@ def event_text(event: dict[str, Any]) -> str | None:
         return f"held-out loss after step {event['step']}: {losses}"
     if kind == "warning":
         return f"warning: {event['text']}"
+    if kind in FINDINGS:
+        return str(event["text"])
+    if kind == "restart":
+        return f"the workers are started again ({event['why']})"
+    if kind == "blamed":
+        return f"put down to {event['node']}: {event['why']}"
     return None

@@ -69,25 +69,27 @@ def _memory_table(plan: Plan) -> Table:
     made.add_column(justify="right", no_wrap=True)
     made.add_column(justify="right", style="dim", no_wrap=True)
     made.add_column(no_wrap=True)
-    whole = max(plan.memory_needed, plan.memory_available)
+    whole = max(plan.memory_needed, plan.memory_available or 0)
     for part, name in PART_NAMES.items():
         if size := plan.memory[part]:
             share = size / plan.memory_needed
             made.add_row(name, human_bytes(size), f"{share:.0%}", Text(_bar(size / whole), style="cyan"))
-    colour = "green" if plan.fits else "red"
+    colour = {True: "green", False: "red", None: "cyan"}[plan.fits]
     total = Text(_bar(plan.memory_needed / whole), style=colour)
     made.add_row(Text("in all", style="bold"), Text(human_bytes(plan.memory_needed), style="bold"), "", total)
     return made
 
 
 def _verdict(plan: Plan) -> Text:
-    available = human_bytes(plan.memory_available)
-    if plan.fits:
-        share = plan.memory_needed / plan.memory_available
+    if plan.memory_available is None:
+        verdict = Text("whether it fits is not known: cluster.memory_gb is not set")
+    elif plan.fits:
+        share, available = plan.memory_needed / plan.memory_available, human_bytes(plan.memory_available)
         verdict = Text.assemble(("fits", "bold green"), f": {share:.0%} of the {available} a process has")
     else:
         verdict = Text.assemble(
-            ("too large", "bold red"), f": a process has {available}, and needs a tenth free"
+            ("too large", "bold red"),
+            f": a process has {human_bytes(plan.memory_available)}, and needs a tenth free",
         )
     if plan.host_memory_needed:
         verdict.append(f"; host memory beside it: {human_bytes(plan.host_memory_needed)}")

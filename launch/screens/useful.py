@@ -10,6 +10,14 @@ _AFTER_START = (
     ("save and end it", "umbel stop {name}"),
 )
 
+AFTER_SUBMISSION = (
+    ("when it starts", "umbel status {name}"),
+    ("what it prints", "umbel logs {name} -f"),
+    ("save and end it", "umbel stop {name}"),
+    ("go on with it", "umbel resume {name}"),
+    ("take it away", "scancel {jobs}"),
+)
+
 
 def useful_commands(name: str, commands: tuple[tuple[str, str], ...] = _AFTER_START, **facts: object) -> None:
     """A small tree: what for, and what to type, with ``{name}`` and ``facts`` filled in."""

@@ -21,6 +21,12 @@ PLAIN = to_dict(compose([]))
     [
         (["run.name='a b'"], "run.name: 'a b' cannot name a folder; use letters, digits, . _ -"),
         (["run.name=../up"], "run.name: '../up' cannot name a folder; use letters, digits, . _ -"),
+        (
+            ["supervision.disk_alerts=[0.5,1]"],
+            "supervision.disk_alerts: must be shares between 0 and 1, not 1.0",
+        ),
+        (["supervision.straggler=0"], "supervision.straggler: must be a number above 0, not 0.0"),
+        (["supervision.blame=0"], "supervision.blame: must be a number from 1 on, not 0"),
         (["run.seed=-1"], "run.seed: must be a number from 0 on, not -1"),
         (
             ["model.pretrained=org/name"],

@@ -88,14 +88,25 @@ class Place:
         event = latest(read_events(self.run), "finished", "stopped", "failed")
         return event and event["event"]
 
-    def workers(self) -> list[int]:
-        """Processes that work on the run, whoever their parent is."""
-        mark = str(self.run.run_yaml)
+    def processes(self, mark: str) -> list[psutil.Process]:
+        """The run's processes with this word in their command, whoever their parent is. The supervisor's
+        command holds its workers', too."""
+        found = [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+        place = str(self.run.path.resolve())
         return [
-            process.pid
-            for process in psutil.process_iter(["cmdline"])
-            if mark in (process.info["cmdline"] or [])
+            process
+            for process, words in found
+            if mark in words
+            and any(word.startswith(place) for word in words)
+            and (mark == "launch.supervise" or "launch.supervise" not in words)
         ]
+
+    def workers(self) -> list[int]:
+        """Those that work on the run, and those that started them."""
+        return [process.pid for process in self.processes(str(self.run.run_yaml))]
+
+    def starts(self) -> int:
+        return len([event for event in read_events(self.run) if event["event"] == "start"])
 
 
 @pytest.fixture
@@ -213,17 +224,62 @@ def test_a_failure_is_told_in_the_workers_words(place: Place) -> None:
     assert text.endswith("umbel: error: rank 0: loss is NaN at step 3; umbel logs a --rank 0\n")
 
 
-def test_a_crash_shows_the_end_of_the_log(place: Place) -> None:
+def test_a_crash_that_comes_again_is_given_up_and_shows_the_end_of_the_log(place: Place) -> None:
     code, text = place.launch(LONG, STAND_IN="crash")
     assert code == 1
     assert "RuntimeError: a fault nobody foresaw" in text
-    assert place.ending() == "failed"
+    assert "gave up: 3 starts in a row brought no checkpoint" in text
+    assert (place.ending(), place.starts()) == ("failed", 3)
+
+
+def test_a_crash_before_the_first_step_is_told_at_once(place: Place) -> None:
+    code, text = place.launch(LONG, STAND_IN="early")
+    assert code == 1
+    assert "RuntimeError: a fault before the first step" in text
+    assert not [event for event in read_events(place.run) if event["event"] in ("restart", "gave up")]
 
 
 def test_a_killed_worker_is_named(place: Place) -> None:
-    code, text = place.launch(LONG, STAND_IN="kill")
+    code, text = place.launch(LONG, "supervision.restarts=1", STAND_IN="kill")
     assert code == 1
     assert "rank 0: was killed by SIGKILL" in text
+    assert place.starts() == 1
+
+
+@pytest.mark.parametrize("fault", ["kill-once", "crash-once"])
+def test_a_worker_that_fails_is_started_again_by_itself(place: Place, fault: str) -> None:
+    code, text = place.launch("schedule.steps=8", STAND_IN=fault)
+    assert code == 0, text
+    assert (place.ending(), place.starts()) == ("finished", 2)
+    assert [line["step"] for line in read_metrics(place.run)] == list(range(1, 9))
+    restart = latest(read_events(place.run), "restart")
+    assert restart is not None
+    assert restart["streak"] == 1
+
+
+def test_kill_9_of_the_supervisor_saves_and_the_next_start_goes_on(place: Place) -> None:
+    launcher = place.start_long()
+    (supervisor,) = place.processes("launch.supervise")
+    supervisor.kill()
+    _, err = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "its supervisor: was killed by SIGKILL" in err
+    assert not place.workers()
+    assert place.ending() == "stopped"
+    code, text = place.umbel("resume", "a", UMBEL_STOP_AFTER="40")
+    assert code == 0, text
+    assert [line["step"] for line in read_metrics(place.run)] == list(range(1, 41))
+
+
+def test_kill_9_of_a_detached_supervisor_saves_and_the_next_start_waits_for_it(place: Place) -> None:
+    code, text = place.launch(LONG, "--detach")
+    assert code == 0, text
+    place.wait_for(lambda: len(read_metrics(place.run)) > 3)
+    (supervisor,) = place.processes("launch.supervise")
+    supervisor.kill()
+    code, text = place.umbel("resume", "a", UMBEL_STOP_AFTER="40")
+    assert code == 0, text
+    assert [line["step"] for line in read_metrics(place.run)] == list(range(1, 41))
 
 
 def test_a_stop_request_of_an_earlier_start_does_not_count(place: Place) -> None:
@@ -269,21 +325,29 @@ def test_torchrun_ctrl_c_and_a_killed_rank(place: Place) -> None:
     launcher.send_signal(signal.SIGINT)
     launcher.communicate(timeout=60)
     assert (launcher.returncode, place.ending()) == (130, "stopped")
-    code, text = place.umbel("resume", "a", STAND_IN="kill-1")
-    assert code == 1
-    assert "rank 1: was killed by SIGKILL" in text
+    code, text = place.umbel("resume", "a", STAND_IN="kill-1-once", UMBEL_STOP_AFTER="80")
+    assert code == 0, text
+    failed = latest(read_events(place.run), "failed")
+    assert failed is not None
+    assert (failed["rank"], place.starts()) == (1, 3)
+    assert "was killed by SIGKILL" in failed["error"]
 
 
 @pytest.mark.slow
-def test_torchrun_killed_leaves_no_orphans(place: Place) -> None:
+def test_torchrun_killed_leaves_no_orphans_and_is_started_again(place: Place) -> None:
     launcher = place.start_long(processes=2)
-    agent = psutil.Process(launcher.pid).children()[0]
+    (agent,) = place.processes("torch.distributed.run")
+    before = set(place.workers())
     agent.kill()
-    _, err = launcher.communicate(timeout=60)
-    assert launcher.returncode == 1
-    assert "torchrun: was killed by SIGKILL" in err
+    place.wait_for(lambda: place.starts() == 2)
+    assert not before & set(place.workers())
+    failed = latest(read_events(place.run), "failed")
+    assert failed is not None
+    assert (failed["rank"], "was killed by SIGKILL" in failed["error"]) == (None, True)
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=60)
+    assert (launcher.returncode, place.ending()) == (130, "stopped")
     place.wait_for(lambda: not place.workers())
-    assert place.ending() == "stopped"
 
 
 def test_ctrl_c_before_the_workers_is_one_line(place: Place) -> None:
@@ -298,7 +362,8 @@ def test_ctrl_c_before_the_workers_is_one_line(place: Place) -> None:
 
 
 def test_examples_that_were_cut_are_told_and_a_verdict_is_recorded(place: Place) -> None:
-    code, text = place.launch("data.packing=none", "data.sequence_length=8", LONG, STAND_IN="survivor")
+    once = "supervision.restarts=1"
+    code, text = place.launch("data.packing=none", "data.sequence_length=8", LONG, once, STAND_IN="survivor")
     assert code == 1
     assert "of 200 examples were cut to data.sequence_length=8" in text
     told = [event for event in read_events(place.run) if event["event"] == "failed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,11 @@ def test_a_killed_writer_fails_one_save_and_the_next_has_another(run: Run) -> No
     writer = writer_of_this_process()
     writer.suspend()
     run.saver.save(run.train())
+    # Killed before the job has reached it, it would just be replaced.
+    run.saver.snapshot.wait()
+    while not run.saver.writer._jobs.empty():
+        time.sleep(0.01)
+    time.sleep(0.5)
     writer.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
     while not run.saver.failures and time.monotonic() < deadline:
@@ -158,6 +164,30 @@ def test_a_killed_writer_fails_one_save_and_the_next_has_another(run: Run) -> No
     with StateReader(run.folder.checkpoints / "step-00000003") as reader:
         parent = reader.manifest["parent"]
     assert parent == run.saver.parent or parent is not None
+
+
+def test_a_first_save_whose_writer_is_killed_is_tried_again_and_then_checked(tmp_path: Path) -> None:
+    run = Run(tmp_path, "checkpoint.self_check=true")
+    position, stop = run.train(), threading.Event()
+
+    def kill() -> None:
+        while not stop.is_set():
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "checkpoint.writing" in child.cmdline():
+                        child.kill()
+                        return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert run.saver.save(position)
+    stop.set()
+    killer.join()
+    assert (run.saver.failures, run.saved, run.events("self_check")) == (1, [], [])
+    assert run.saver.save(run.train())
+    assert (run.saver.failures, run.saved) == (0, [2])
+    assert [event["step"] for event in run.events("self_check")] == [2]
+    run.saver.close()
 
 
 def test_a_failed_save_is_told_where_it_is_waited_for(run: Run) -> None:

@@ -22,6 +22,7 @@ class Checkpoints:
     Args:
         begun: position of the checkpoint the run goes on from.
         before: called before each save on all processes (`Metrics.flush`, which also refuses a NaN state).
+        wanted: whether somebody asked for a save since the last time; asked on rank 0, before each step.
     """
 
     def __init__(
@@ -31,14 +32,16 @@ class Checkpoints:
         stop: StopRequest,
         begun: Position,
         before: Callable[[], None],
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.saver, self.cadence, self.stop, self.before = saver, cadence, stop, before
+        self.saver, self.cadence, self.stop = saver, cadence, stop
+        self.before, self.wanted = before, wanted
         self.begun = self.position = begun
         self.cursors: Cursors | None = None
 
     def due(self, step: int) -> bool:
         """Whether the state after ``step`` is to be saved; asked on rank 0, before the step."""
-        return self.saver.failures > 0 or self.cadence.due(step, time.monotonic())
+        return self.wanted() or self.saver.failures > 0 or self.cadence.due(step, time.monotonic())
 
     def after_step(self, record: StepRecord) -> None:
         self.position, self.cursors = record.position, record.cursors

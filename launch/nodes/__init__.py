@@ -1,0 +1,1 @@
+"""Looking at nodes before anything starts on them: what each has and does, and which are fit for a run."""
