@@ -1,6 +1,6 @@
 # Each target does all the set-up it needs; a second run installs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test pytest lint types soak clean
+.PHONY: help install demo slurm-demo test pytest lint types soak clean
 .ONESHELL:
 .SHELLFLAGS := -ec
 .DELETE_ON_ERROR:
@@ -18,6 +18,7 @@ endif
 
 help:
 	@echo "make demo     train a small model on this machine's Python library, stop, resume, sample"
+	@echo "make slurm-demo  a real Slurm on this machine: two nodes, preempted, requeued, finished"
 	@echo "make test     ruff, mypy, import-linter, pytest: all that CI checks"
 	@echo "make lint     ruff and import-linter;  make types: mypy;  make pytest ARGS='tests/data -k order'"
 	@echo "make soak     KILLS=100 kills each, ELASTIC_EXAMPLES=50 cuts, every state to every topology"
@@ -57,6 +58,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/umbel demo $(ARGS)
+
+slurm-demo: $(STAMP)
+	@$(BIN)/python slurm/demo.py $(ARGS)
 
 # Every check runs even when one before it failed; what failed is said at the end.
 test: $(STAMP)

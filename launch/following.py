@@ -39,7 +39,7 @@ class Following:
         for event in events[self._told :]:
             if event["event"] in _TELL:
                 where = ", ".join(event.get("nodes", ()))
-                self.say(f"{self.folder.name} {_TELL[event['event']].format(**{**event, 'where': where})}")
+                self.say(f"{self.folder.name}: {_TELL[event['event']].format(**{**event, 'where': where})}")
         self._told = len(events)
         state = run_state(self.folder, events)
         return state in WORKING or self._by_slurm(events, unknown=state in WAITING)

@@ -21,7 +21,7 @@ save; ``evaluating``: samples, too; ``down``: from the end of an attempt to the 
 same after an end that somebody asked for, until somebody starts the run again."""
 
 _TAIL = {"finished": "saving", "stopped": "saving", "failed": "repeated", "hang": "hang"}
-"""Events that end an attempt, and what the time since its last told step was then."""
+"""Events that end an attempt, and what the time since its last told step mostly was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class _Sweep:
     def event(self, time: float, event: Record) -> None:
         name, by_hand = event["event"], _is_by_hand(event)
         if name in _TAIL:
-            self._take(time, _TAIL[name] if self._mode == WORKING else self._mode)
+            self._take(time, _tail(event) if self._mode == WORKING else self._mode)
             if self._mode not in (DOWN, PAUSED):
                 self._mode = PAUSED if name in ("finished", "stopped") else DOWN
         elif name in ("evaluation", "sample") and self._mode == WORKING:
@@ -186,6 +186,12 @@ class _Sweep:
         self.spent[cause] += seconds * useful
         self.spent["repeated"] += seconds * (1 - useful)
         self._at = until if self._at is None else max(self._at, until)
+
+
+def _tail(event: Record) -> str:
+    """What the time was since the last told step of an attempt that ended so."""
+    unsaved = str(event.get("reason", "")).startswith("umbel cancel")
+    return "repeated" if unsaved else _TAIL[event["event"]]
 
 
 def _is_by_hand(event: Record) -> bool:

@@ -12,6 +12,7 @@ from configs.compose import load
 from launch.ended import how_it_ended
 from launch.goodput import Goodput
 from launch.lag import Lag, lags, slowest
+from launch.screens.numbers import FINDINGS
 from record.control import stop_reason
 from record.events import goes_on_from, latest, read_events, since_start
 from record.folder import RunFolder
@@ -45,6 +46,7 @@ class RunStatus:
         walltime_left: until the job's time limit.
         slowest: the rank that the others wait for.
         goodput: where the time went; only where it was asked for.
+        alerts: what was found wrong with the newest attempt, in words.
     """
 
     name: str
@@ -114,7 +116,7 @@ def status_of(folder: RunFolder, steps: int | None = None, standing: Standing | 
         rolled_back_from=origin["from"] if origin and state == "rolled back" else None,
         error=_cause(events) if state == "failed" else None,
         ended=how_it_ended(events, standing.ended if standing else None, state in LIVE),
-        alerts=[event["text"] for event in since_start(events) if event["event"] == "alert"],
+        alerts=[event["text"] for event in since_start(events) if event["event"] in FINDINGS],
     )
     return _with_machines(found, folder, events, standing, last.get("step_seconds"))
 

@@ -37,7 +37,7 @@ class Limits:
     taken: float = 0.1
 
 
-CPU_SHARE = 0.3
+CPU_SHARE = 0.4
 """Cores are shared, and their rates with them: only a node that is far off says something."""
 
 

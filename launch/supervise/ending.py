@@ -76,11 +76,15 @@ class Traces:
 
 
 def read_ending(traces: Traces) -> Ending:
-    """What ended it: the place's word, then a detector's, then the workers' own, then what they left."""
+    """What ended it: somebody's wish that the workers heard, the place's word, a detector's, the workers' own,
+    and last what they left."""
     words = {event["event"]: event for event in traces.events}
-    stopped, saved = words.get("stopped"), "stopped" in words and traces.code == 0
     if "finished" in words:
         return Ending(cause=FINISHED, reason=FINISHED, stepped=traces.stepped)
+    stopped = words.get("stopped")
+    if stopped is not None and _is_wish(stopped["reason"]):
+        return Ending(cause=USER, reason=stopped["reason"], stepped=traces.stepped)
+    saved = stopped is not None and traces.code == 0
     spared = saved and not (traces.lost and traces.place == REQUEUED)
     failure = None if spared else _failure(traces)
     if traces.place is not None:
@@ -99,6 +103,11 @@ def read_ending(traces: Traces) -> Ending:
     if cause == REQUEUED and traces.lost:
         reason = "node"
     return Ending(cause=cause, reason=reason, saved=saved, stepped=traces.stepped, failure=failure)
+
+
+def _is_wish(reason: str) -> bool:
+    """Whether a person asked for it. Signals come from anybody."""
+    return not reason.startswith("SIG") and reason not in (*_BY_WORKER, "another process was asked to")
 
 
 def _failure(traces: Traces) -> Failure:

@@ -128,6 +128,15 @@ def test_what_waits_or_starts_counts_until_now_and_what_works_until_its_last_ste
     assert run.tell(now=run.now + 99).seconds == pytest.approx(run.now - BEGIN)
 
 
+def test_what_a_cancel_did_not_save_is_lost() -> None:
+    run = Diary()
+    run.after(0, "job", id=None)
+    run.start(1, step=0)
+    run.steps(1, 10)
+    run.after(5, "stopped", step=0, reason="umbel cancel by ann")
+    assert lost(run.tell()) == {"starting": 1, "repeated": 5}
+
+
 def test_a_rollback_gives_steps_up() -> None:
     run = Diary()
     run.after(0, "job", id=None)

@@ -17,6 +17,7 @@ from launch.screens.logs import print_logs
 from record.events import record_event
 from record.folder import RunFolder
 from record.lock import RunLock
+from support.slurm import SlurmCluster
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_following_goes_on_through_attempts(folder: RunFolder, monkeypatch: pyte
     follower.join(10)
     assert not follower.is_alive()
     assert printed[0].stdout == "first\nsecond\nthird\n"
-    assert printed[0].stderr == "bloom the workers are started again (killed)\n"
+    assert printed[0].stderr == "bloom: the workers are started again (killed)\n"
 
 
 def test_a_log_that_gets_its_nodes_name_is_not_printed_twice(folder: RunFolder) -> None:
@@ -172,6 +173,53 @@ def test_following_waits_for_a_job_that_waits(folder: RunFolder, monkeypatch: py
     assert not goes_on()
     record_event(folder, "requeue", why="preempted", job="3")
     assert goes_on()
-    assert told == ["bloom requeued (preempted): waits for its turn"]
+    assert told == ["bloom: requeued (preempted): waits for its turn"]
     record_event(folder, "finished", step=9)
     assert not goes_on()
+
+
+TWO_STARTS = """#!/bin/bash
+#SBATCH --job-name=bloom --output=/dev/null --requeue --mem=100
+cd {folder}
+n=$(( ${{SLURM_RESTART_COUNT:-0}} + 1 ))
+tell() {{ echo "{{\\"time\\": \\"$(date -u +%FT%T.%3N+00:00)\\", \\"event\\": $1}}" >> events.jsonl; }}
+tell '"job", "id": "'$SLURM_JOB_ID'", "nodes": ["'$SLURMD_NODENAME'"]'
+tell '"start", "attempt": '$n', "step": 0'
+mkdir -p logs/attempt-000$n
+echo "start $n" >> logs/attempt-000$n/rank-00000.log
+sleep 2
+[ $n = 2 ] && tell '"finished", "step": 9' && exit
+tell '"requeue", "why": "preempted", "job": "'$SLURM_JOB_ID'"'
+scontrol requeue $SLURM_JOB_ID
+sleep 60
+"""
+
+
+@pytest.mark.slow
+def test_following_goes_on_through_a_requeue(
+    cluster: SlurmCluster, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "ASK_SECONDS", 0.5)
+    script = folder.attempt_job(1) / "submit.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text(TWO_STARTS.format(folder=folder.path))
+    job = cluster.command("sbatch", "--parsable", str(script))
+    record_event(folder, "submitted", job=job, script="job/attempt-0001/submit.sh")
+    deadline = time.monotonic() + 30
+    while not list(folder.logs.rglob("rank-00000.log")):
+        assert time.monotonic() < deadline, cluster.job(job)
+        time.sleep(0.1)
+    printed: list[Result] = []
+    follower = threading.Thread(target=lambda: printed.append(umbel("logs", "bloom", "-f")))
+    follower.start()
+    deadline = time.monotonic() + 30
+    while "requeue" not in folder.events.read_text():
+        assert time.monotonic() < deadline, cluster.job(job)
+        time.sleep(0.1)
+    cluster.release(job)
+    follower.join(60)
+    assert not follower.is_alive()
+    assert printed[0].stdout == "start 1\nstart 2\n"
+    told = printed[0].stderr.splitlines()
+    assert told[0] == "bloom: requeued (preempted): waits for its turn"
+    assert told[1].startswith("bloom: starts on node")

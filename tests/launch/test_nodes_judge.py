@@ -84,7 +84,7 @@ def test_a_node_without_past_and_peers_is_held_to_its_makers_word() -> None:
     assert verdict.words() == {"a": "device 7: matmul at 10% of what a NVIDIA H100 can do"}
 
 
-def test_cores_that_are_shared_may_be_slow_by_half() -> None:
+def test_cores_may_be_slow_by_half() -> None:
     def nodes(slow: float) -> dict[str, Looked]:
         rates = {"a": 0.1, "b": 0.1, "c": slow}
         return {

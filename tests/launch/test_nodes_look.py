@@ -77,7 +77,7 @@ def test_a_node_tells_what_it_is_and_does(tmp_path: Path) -> None:
 
 
 def test_each_node_that_gives_no_answer_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errand, "SLOW_SECONDS", 1.5)
+    monkeypatch.setattr(errand, "SLOW_SECONDS", 1.0)
     place = ManyNodes(tmp_path, b="false", c="sleep 60", d=NO_ROOM)
     began = time.monotonic()
     found = survey(asked(place, tmp_path), ["a", "b", "c", "d", "e", "f"])
@@ -180,6 +180,7 @@ def test_on_this_machine_without_devices_nothing_is_asked(tmp_path: Path) -> Non
 
 def test_with_devices_only_the_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_is_worth_it", lambda *_: True)
+    monkeypatch.setattr(errand, "SIGHT_SECONDS", 0.5)
     config = tiny(tmp_path)
     folder = freeze(config)
     log, left = folder.logs / "launch.log", folder.control / "preflight-of-a-killed-supervisor"

@@ -252,6 +252,7 @@ def test_the_next_of_a_chain_goes_on_and_none_is_left_when_the_run_ends(begin: B
     life = begin("--time=1 --array=1-3%1", *chain)
     life.wait_for("requeue", seconds=90)
     life.wait_for("start", 2, seconds=90)
+    life.wait_for_steps()
     request_stop(life.run)
     life.wait_for("stopped", 2)
     life.wait(lambda: not life.cluster.command("squeue", "-h", "-j", life.job, check=False))

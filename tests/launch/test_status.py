@@ -194,6 +194,7 @@ START = {"event": "start", "attempt": 1, "step": 0}
 STOPPED = {"event": "stopped", "step": 3}
 REQUEUE = {"event": "requeue"}
 KILLED = {"event": "failed", "rank": 3, "node": "node2", "error": "was killed by SIGKILL", "verdict": True}
+LOST = {"event": "failed", "rank": 0, "node": "node1", "error": "connection closed by peer"}
 NODE = {"event": "failed", "rank": None, "node": "node2", "error": "node node2 was lost", "kind": "node"}
 
 
@@ -210,6 +211,7 @@ NODE = {"event": "failed", "rank": None, "node": "node2", "error": "node node2 w
         ([JOB, STOPPED | {"reason": "SIGUSR2"}, REQUEUE | {"why": "time limit"}], "time limit"),
         ([JOB, START, STOPPED | {"reason": "SIGTERM"}, REQUEUE | {"why": "preempted"}], "preempted"),
         ([JOB, START, KILLED], "crashed: rank 3 on node2: was killed by SIGKILL"),
+        ([JOB, START, LOST, KILLED], "crashed: rank 3 on node2: was killed by SIGKILL"),
         ([JOB, START, NODE, REQUEUE | {"why": "node"}], "node node2 was lost"),
         ([JOB, START, {"event": "hang", "text": "hang: rank 3 on node2 is in a.py:1"}, KILLED],
          "hang: rank 3 on node2 is in a.py:1"),

@@ -130,6 +130,12 @@ def test_the_place_knows_better(place: str, cause: str, code: int) -> None:
     assert (ending.cause, ending.reason, ending.saved) == (cause, place, code == 0)
 
 
+def test_what_a_person_asked_for_stays_whatever_came_after() -> None:
+    events = stopped("umbel stop")
+    ending = read_ending(Traces(code=137, output="", events=events, place="time limit"))
+    assert (ending.cause, ending.reason, ending.saved, ending.failure) == (USER, "umbel stop", True, None)
+
+
 def test_a_run_that_finished_has_finished_whatever_came_after() -> None:
     events = [{"event": "finished", "step": 9}]
     assert read_ending(Traces(code=1, output="", events=events, place="preempted")).cause == FINISHED

@@ -217,3 +217,13 @@ def test_a_killed_controller_comes_back_and_knows_its_jobs(cluster: SlurmCluster
     run_testcluster("start", "--folder", str(cluster.folder), "--accounting")
     assert cluster.wait(job, "RUNNING")
     assert cluster.job(job)["Restarts"] == "0"
+
+
+def test_without_slurm_tests_are_skipped_but_not_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install"):
+        programs_or_skip()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install"):
+        programs_or_skip()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from support.small_models import ALONE
 from train.distributed import World
 from train.engine import StepMetrics
 from train.hooks.checkpoints import Checkpoints
-from train.hooks.evaluation import Evaluation, held_out_losses
+from train.hooks.evaluation import AT_ONCE, Evaluation, held_out_losses
 from train.hooks.metrics import Metrics
 from train.hooks.samples import Samples
 from train.loop import StepRecord
@@ -35,6 +36,12 @@ def due(step: int, *numbers: float) -> StepRecord:
 
 
 NEVER = cast(Any, SimpleNamespace(due=lambda *_: False))
+
+
+def after(looks: int) -> Callable[[], bool]:
+    """True from the ``looks``-th question on."""
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) >= looks
 
 
 def one_of(rank: int, size: int) -> World:
@@ -124,6 +131,22 @@ def test_nothing_to_evaluate_is_nothing_to_tell(every: int, rows: int) -> None:
     hook.after_step(at(2))
 
 
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_an_evaluation_is_left_between_two_batches_and_not_recorded(looks: int) -> None:
+    scorer, rows = Scorer(), 5 * AT_ONCE
+    left = held_out_losses(scorer, stream(a=rows, b=rows), ALONE, rows, 1, after(looks))
+    assert (left, scorer.passes) == ({}, (looks - 1) * AT_ONCE)
+    told: list[Any] = []
+    tell = lambda *facts: told.append(facts)  # noqa: E731
+    Evaluation(cast(Any, Scorer()), stream(a=rows), ALONE, 2, rows, 1, tell, after(2)).after_step(at(2))
+    assert told == []
+
+
+def test_an_evaluation_in_parts_gives_the_same_numbers() -> None:
+    rows = 3 * AT_ONCE + 1
+    assert held_out_losses(Scorer(), stream(a=rows), ALONE, rows, 1) == {"a": 2.0}
+
+
 # Samples ------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +218,25 @@ def test_the_model_is_never_shown_more_than_its_sequence_length(tokenizer: TextT
     assert [len(window) for window in engine.seen] == [3, 3, 3, 3]
     assert engine.seen[0] == ids("or not or not", tokenizer)[-3:]
     assert engine.seen[1][-1] == engine.ids[0]
+
+
+def test_a_sample_is_left_between_two_tokens_and_not_recorded(tokenizer: TextTokenizer) -> None:
+    class Talker:
+        model = torch.nn.Linear(1, 1)
+        said = 0
+
+        def forward(self, window: torch.Tensor) -> torch.Tensor:
+            self.said += 1
+            return torch.eye(300)[5].expand(*window.shape, 300)
+
+    engine, told = Talker(), list[Any]()
+    settings = SampleSettings(every=2, prompts=["to be", "or not"], max_new_tokens=40)
+    hook = Samples(
+        settings, cast(Any, engine), tokenizer, ALONE, 64, lambda *fact: told.append(fact), stopping=after(4)
+    )
+    hook.after_step(at(2))
+    assert (told, engine.said) == ([], 3)
+    assert engine.model.training
 
 
 def test_a_run_on_chats_answers_its_prompts(tokenizer: TextTokenizer) -> None:
@@ -288,6 +330,14 @@ def test_a_position_is_saved_once() -> None:
     checkpoints.after_step(at(5))
     checkpoints.finish()
     assert saved == [(4, False), (5, True)]
+
+
+def test_a_wish_to_save_makes_the_next_step_a_saved_one() -> None:
+    wishes = iter([False, True, False])
+    saver = SimpleNamespace(failures=0)
+    unused = cast(Any, None)
+    hook = Checkpoints(cast(Any, saver), NEVER, unused, Position(), unused, lambda: next(wishes))
+    assert [hook.due(step) for step in (1, 2, 3)] == [False, True, False]
 
 
 def test_what_was_not_saved_is_saved_at_the_end() -> None:

@@ -16,6 +16,7 @@ from base.files import read_json
 from checkpoint.reader import latest
 from configs.schema import RunConfig
 from record.control import request_stop
+from record.events import latest as latest_event
 from record.events import read_events
 from record.folder import RunFolder
 from record.lock import RunLock
@@ -236,3 +237,75 @@ def test_tasks_of_srun_find_each_other(tmp_path: Path) -> None:
     ]
     assert [task.wait(timeout=90) for task in tasks] == [0, 0]
     assert {line["world_size"] for line in read_metrics(folder)} == {2}
+
+
+def end(workers: list[subprocess.Popen[bytes]]) -> list[int]:
+    try:
+        return [worker.wait(timeout=60) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.mark.slow
+def test_a_long_evaluation_does_not_keep_a_run_from_stopping(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path, "schedule.steps=1000", "evaluation.every=2", "evaluation.sequences=100000",
+        "data.held_out=0.45", "parallelism=ddp", "parallelism.processes=2", "parallelism.micro_batch=1",
+        "data.sequence_length=16",
+    )  # fmt: skip
+    write_many(tmp_path / "corpus.jsonl")
+    folder = RunFolder.of(config)
+    workers = start(config, 2)
+    wait_for(lambda: len(read_metrics(folder)) >= 2)
+    time.sleep(0.5)
+    began = time.monotonic()
+    workers[1].send_signal(signal.SIGUSR2)
+    assert end(workers) == [0, 0]
+    assert time.monotonic() - began < 20
+    events = read_events(folder)
+    assert latest_event(events, "evaluation") is None
+    stopped, saved = latest_event(events, "stopped"), latest_event(events, "checkpoint")
+    assert stopped is not None
+    assert saved is not None
+    assert stopped["step"] == saved["step"] == 2
+
+
+def write_many(corpus: Path) -> None:
+    """So much held out that an evaluation takes minutes."""
+    corpus.write_text(corpus.read_text() * 60)
+
+
+@pytest.mark.slow
+def test_a_stop_before_the_first_step_ends_in_order_with_nothing_to_save(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "schedule.steps=1000")
+    folder = RunFolder.of(config)
+    folder.create()
+    request_stop(folder)
+    assert end(start(config, 1)) == [0]
+    stopped = latest_event(read_events(folder), "stopped")
+    assert stopped is not None
+    assert (stopped["step"], stopped["reason"]) == (0, "umbel stop")
+    assert latest_event(read_events(folder), "start") is None
+    assert not (folder.control / "stop").exists()
+
+
+@pytest.mark.slow
+def test_a_touched_file_saves_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "schedule.steps=100000", "checkpoint.every=0", "tracker.log_every=5")
+    folder = RunFolder.of(config)
+    workers = start(config, 1)
+    try:
+        wait_for(lambda: len(read_metrics(folder)) > 5)
+        (folder.control / "save").touch()
+        wait_for(lambda: latest_event(read_events(folder), "checkpoint"))
+        saved = latest_event(read_events(folder), "checkpoint")
+        assert saved is not None
+        before = len(read_metrics(folder))
+        wait_for(lambda: len(read_metrics(folder)) > before + 10)
+        assert not (folder.control / "save").exists()
+        assert len([event for event in read_events(folder) if event["event"] == "checkpoint"]) == 1
+        (folder.control / "stop").touch()
+    finally:
+        assert end(workers) == [0]
+    assert latest_event(read_events(folder), "stopped")["reason"] == "control/stop"  # type: ignore[index]
