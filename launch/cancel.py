@@ -89,8 +89,8 @@ def _cancel_jobs(jobs: Sequence[Job]) -> None:
 def _kill_in_jobs(numbers: Sequence[str]) -> None:
     """Workers, then the supervisors that would start them again.
 
-    scancel of a job, SIGKILL or not, asks its processes to end and gives them time, in which workers save. Only
-    to steps and to the batch script by themselves SIGKILL is passed on as it is.
+    scancel of a job, SIGKILL or not, asks its processes to end and gives them time, in which workers save.
+    Only to steps and to the batch script by themselves SIGKILL is passed on as it is.
     """
     listed = ask("squeue", "--steps", "--noheader", f"--jobs={','.join(numbers)}", "--format=%i")
     steps = [step for step in listed.split() if step.partition(".")[2].isdigit()]
@@ -121,8 +121,10 @@ def _kill(folder: RunFolder) -> None:
     """The supervisor first: it starts workers that fall. A launcher in the foreground only stands by."""
     deadline = time.monotonic() + SECONDS
     while found := [process for process in processes_of(folder) if _lives(process)]:
-        for process in found:
-            _send(process, signal.SIGKILL, folder)
+        # Held still first: workers whose parent dies are told so by the kernel, and would save.
+        for kind in (signal.SIGSTOP, signal.SIGKILL):
+            for process in found:
+                _send(process, kind, folder)
         if time.monotonic() > deadline:
             raise UmbelError(f"process {found[0].pid} does not end", where=folder.name, fix="kill it by hand")
         time.sleep(_POLL_SECONDS)

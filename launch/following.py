@@ -45,7 +45,7 @@ class Following:
         return state in WORKING or self._by_slurm(events, unknown=state in WAITING)
 
     def _by_slurm(self, events: Sequence[dict[str, Any]], unknown: bool) -> bool:
-        """Locks may not reach from node to node; Slurm knows. ``unknown``: what holds where it is not asked."""
+        """Locks may not reach from node to node; Slurm knows. ``unknown``: what holds without one."""
         if time.monotonic() - self._asked > ASK_SECONDS:
             self._asked, self._standing = time.monotonic(), self._ask(events)
         if self._standing is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from launch.supervise.detect.stragglers import Pace, slower
 from record.heartbeats import Beat, NodeReport
@@ -24,18 +26,16 @@ class Lag:
     share: float
 
 
-def lags(reports: Iterable[NodeReport], step_seconds: float | None, first_step: int) -> dict[int, Lag]:
-    """The ranks that are slower than the others.
-
-    Args:
-        step_seconds: what a step takes; None: not known.
-        first_step: the step after which the attempt went on.
-    """
+def lags(reports: Iterable[NodeReport], start: Mapping[str, Any]) -> dict[int, Lag]:
+    """The ranks that are slower than the others, since the attempt's ``start`` event."""
+    if not start:
+        return {}
     nodes = {beat.rank: (report.node, beat) for report in reports for beat in report.beats}
+    began, first = datetime.fromisoformat(start["time"]).timestamp(), start["step"]
     paces = {
-        rank: _pace(beat, step_seconds or 0.0, first_step)
+        rank: _pace(beat, began, first)
         for rank, (_, beat) in nodes.items()
-        if beat.step - first_step >= _FEWEST_STEPS
+        if beat.step - first >= _FEWEST_STEPS
     }
     found = slower(paces)
     return {rank: Lag(rank=rank, node=nodes[rank][0], share=slow.share) for rank, slow in found.items()}
@@ -47,9 +47,11 @@ def slowest(found: Mapping[int, Lag]) -> Lag | None:
     return worst if worst is not None and worst.share >= NOISE else None
 
 
-def _pace(beat: Beat, step_seconds: float, first_step: int) -> Pace:
+def _pace(beat: Beat, began: float, first: int) -> Pace:
+    """Means over the attempt, what is between its steps included: single steps tell little."""
+    steps = beat.step - first
     return Pace(
-        step=step_seconds,
-        waited=beat.waited / (beat.step - first_step),
+        step=(beat.since - began) / steps,
+        waited=beat.waited / steps,
         probe=beat.worked / beat.probes if beat.probes >= _FEWEST_PROBES else None,
     )

@@ -118,7 +118,7 @@ def status_of(folder: RunFolder, steps: int | None = None, standing: Standing | 
         ended=how_it_ended(events, standing.ended if standing else None, state in LIVE),
         alerts=[event["text"] for event in since_start(events) if event["event"] in FINDINGS],
     )
-    return _with_machines(found, folder, events, standing, last.get("step_seconds"))
+    return _with_machines(found, folder, events, standing)
 
 
 def age(time: str) -> float:
@@ -145,7 +145,6 @@ def _with_machines(
     folder: RunFolder,
     events: Sequence[Event],
     standing: Standing | None,
-    step_seconds: float | None,
 ) -> RunStatus:
     """With what is known of the job and the nodes of a run that works or waits."""
     if found.state not in LIVE:
@@ -165,13 +164,12 @@ def _with_machines(
         )
     deadline = (standing and standing.deadline) or job.get("deadline")
     reports = fresh_reports(folder, found.attempt or 0)
-    start = latest(events, "start") or {}
     return replace(
         found,
         job=number,
         nodes=len(job.get("nodes", ())) or (standing.nodes if standing else None),
         walltime_left=None if deadline is None else deadline - time.time(),
-        slowest=slowest(lags(reports, step_seconds, start.get("step", 0))),
+        slowest=slowest(lags(reports, latest(events, "start") or {})),
         asked_to_stop=stop_reason(folder),
     )
 

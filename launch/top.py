@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -144,10 +144,10 @@ class Top:
 def _closely(folder: RunFolder, runs: list[RunStatus], chosen: int) -> Frame:
     events = read_events(folder)
     lines = lineage(tail_lines(folder.metrics, HISTORY, KEYS), events)
-    start, status = latest(events, "start") or {}, runs[chosen]
+    status = runs[chosen]
     step_seconds = lines[-1].get("step_seconds") if lines else None
     reports = fresh_reports(folder, status.attempt or 0) if status.state in LIVE else []
-    slow = lags(reports, step_seconds, start.get("step", 0))
+    slow = lags(reports, latest(events, "start") or {})
     return Frame(
         runs=runs,
         chosen=chosen,
@@ -155,7 +155,7 @@ def _closely(folder: RunFolder, runs: list[RunStatus], chosen: int) -> Frame:
         rates=[line["tokens_per_second"] for line in lines if line.get("tokens_per_second")],
         step_seconds=step_seconds,
         nodes=[_row(report, slow) for report in reports],
-        events=[told for event in _first_failures(events[-EVENTS:]) if (told := tell(event))],
+        events=[told for event in _without_echoes(events[-EVENTS:]) if (told := tell(event))],
     )
 
 
@@ -176,14 +176,17 @@ def _row(report: NodeReport, slow: dict[int, Lag]) -> NodeRow:
     )
 
 
-def _first_failures(events: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of many ranks that fail together the first, and the launcher's verdict."""
-    failing = False
+def _without_echoes(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of many ranks that fail together the launcher's verdict, or else the first."""
+    kept: list[dict[str, Any]] = []
     for event in events:
-        if event["event"] == "failed" and failing and not event.get("verdict"):
+        before = kept[-1] if kept else {}
+        if event["event"] == "failed" == before.get("event") and not before.get("verdict"):
+            if event.get("verdict"):
+                kept[-1] = event
             continue
-        failing = event["event"] == "failed"
-        yield event
+        kept.append(event)
+    return kept
 
 
 def tell(event: dict[str, Any]) -> Told | None:

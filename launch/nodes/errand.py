@@ -124,7 +124,7 @@ def _await(
 ) -> Found:
     """Read what comes until all have answered, all is over, or nobody need be waited for any more."""
     found: Found = {}
-    began, half_done = time.monotonic(), True
+    began, half_done = time.monotonic(), False
     until = began + seconds
     while True:
         over = process.poll() is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from base.devices import Device, cuda_devices, visible
+from base.devices import Device, visible
 from launch.nodes.facts import Gpu
 
 _SLOWED = {
@@ -23,31 +23,31 @@ def gpus() -> tuple[list[Gpu], list[str]]:
     """The devices that a worker would see, and those that are lost, in the driver's words."""
     import pynvml
 
-    lost = list(_lost(pynvml))
-    found = cuda_devices() if not lost else visible(list(_readable(pynvml)))
-    return [_gpu(pynvml, device) for device in found], lost
+    try:
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return [], []
+    found = visible(list(_readable(pynvml, count)))
+    return [_gpu(pynvml, device) for device in found], list(_lost(pynvml, count))
 
 
-def _lost(pynvml: Any) -> Iterator[str]:
-    for index in range(_told(pynvml, lambda: _count(pynvml)) or 0):
+def _lost(pynvml: Any, count: int) -> Iterator[str]:
+    for index in range(count):
         try:
             pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
         except pynvml.NVMLError as error:
-            yield f"device {index}: {error}"
+            if error.value != pynvml.NVML_ERROR_NO_PERMISSION:  # such a one is another job's
+                yield f"device {index}: {error}"
 
 
-def _readable(pynvml: Any) -> Iterator[Device]:
-    for index in range(_count(pynvml)):
+def _readable(pynvml: Any, count: int) -> Iterator[Device]:
+    for index in range(count):
         handle = _told(pynvml, pynvml.nvmlDeviceGetHandleByIndex, index)
         memory = None if handle is None else _told(pynvml, pynvml.nvmlDeviceGetMemoryInfo, handle)
         if memory:
             name, uuid = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetUUID(handle)
             yield Device(str(name), int(memory.total), int(memory.free), str(uuid))
-
-
-def _count(pynvml: Any) -> int:
-    pynvml.nvmlInit()
-    return int(pynvml.nvmlDeviceGetCount())
 
 
 def _gpu(pynvml: Any, device: Device) -> Gpu:

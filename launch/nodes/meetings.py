@@ -18,8 +18,8 @@ FIRST_SECONDS, LATER_SECONDS = 20.0, 10.0
 IMPORT_SECONDS = 20.0
 """More that the asking side waits."""
 
-BUDGET_SECONDS = 120.0
-"""Of all rounds. Only a search takes more than one."""
+BUDGET_SECONDS = 90.0
+"""In which a round may still begin. Only a search has more than one."""
 
 CUDA_NUMBERS, CPU_NUMBERS = 32 << 20, 2 << 20
 SLOW, SLOW_CPU = 0.5, 0.1
@@ -48,55 +48,53 @@ class Meetings:
     ) -> None:
         self.errand, self.folder, self.addresses, self.cpu, self.usual = errand, folder, addresses, cpu, usual
         self.slow = SLOW_CPU if cpu else SLOW
-        self.rounds, self.best = 0, 0.0
+        self.rounds, self.best, self.refused = 0, 0.0, False
         self.words: dict[str, str] = {}
 
     def hold(self, nodes: Sequence[str]) -> Met:
         """All at once; if that is not well, in parts, while there is time.
 
         Where no two nodes can, nothing tells them from their network: of two both fail, of more none does.
+        When the time is over, those fail that met nobody.
         """
-        until = time.monotonic() + BUDGET_SECONDS
-        search, passed = bisect(nodes), list[Group]()
-        groups, whole = next(search), None
-        while True:
-            outcome = self._round(groups)
-            if self.rounds == 1 and outcome[0] is not None:
-                whole = outcome[0]
-            passed += [group for group, rate in zip(groups, outcome, strict=True) if rate is not None]
-            try:
-                groups = search.send([rate is not None for rate in outcome])
-            except StopIteration as end:
-                kept = end.value
-                break
-            if time.monotonic() > until:
-                kept = max(passed, key=len, default=[])
-                break
-        if not kept and len(nodes) > 2:
-            return Met({}, None, [f"no two of the nodes can all-reduce: {self.words[nodes[0]]}"])
-        failing = {
+        kept = self._search(nodes)
+        if self.refused or (not kept and len(nodes) > 2):
+            return Met({}, None, [f"no two of the nodes were seen to all-reduce: {self.words[nodes[0]]}"])
+        words = {
             node: f"all-reduce with the others: {self.words[node]}" for node in nodes if node not in kept
         }
-        return Met(failing, whole, [])
+        return Met(words, self.best if self.rounds == 1 else None, [])
+
+    def _search(self, nodes: Sequence[str]) -> list[str]:
+        """The nodes that work together."""
+        until, met = time.monotonic() + BUDGET_SECONDS, set[str]()
+        search = bisect(nodes)
+        groups = next(search)
+        while True:
+            rates = self._round(groups)
+            met.update(*(group for group, rate in zip(groups, rates, strict=True) if rate is not None))
+            try:
+                groups = search.send([rate is not None for rate in rates])
+            except StopIteration as end:
+                return list(end.value)
+            if time.monotonic() > until or self.refused:
+                return [node for node in nodes if node in met]
 
     def _round(self, groups: list[Group]) -> list[float | None]:
         """GB/s of each group; None of one that fails, hangs or is too slow."""
         self.rounds += 1
         folder = self.folder / f"round-{self.rounds:03d}"
         folder.mkdir()
-        numbers = CPU_NUMBERS if self.cpu else CUDA_NUMBERS
         seconds = FIRST_SECONDS if self.rounds == 1 else LATER_SECONDS
         write_plan(folder, Plan(
-            groups=groups, addresses=self.addresses, cpu=self.cpu, numbers=numbers, seconds=seconds,
+            groups=groups, addresses=self.addresses, cpu=self.cpu,
+            numbers=CPU_NUMBERS if self.cpu else CUDA_NUMBERS, seconds=seconds,
         ))  # fmt: skip
+        module = ["launch.nodes.pairs", str(folder)]
         nodes = [node for group in groups for node in group]
-        answers = self.errand.send(
-            ["launch.nodes.pairs", str(folder)],
-            nodes,
-            folder,
-            seconds + IMPORT_SECONDS,
-            partial(_all_known, groups),
-        )
+        known = partial(_all_known, groups)
+        answers = self.errand.send(module, nodes, folder, seconds + IMPORT_SECONDS, known)
+        self.refused = answers.refused
         rates = [self._rate(group, answers) for group in groups]
         self.best = max([self.best, *(rate or 0.0 for rate in rates)])
         least = self.usual if self.rounds == 1 else self.best
@@ -104,16 +102,14 @@ class Meetings:
 
     def _rate(self, group: Group, answers: Answers) -> float | None:
         """Of the slowest: all wait for it."""
-        rates = [answers.found[node][0].get("rate") for node in group if node in answers.found]
-        told = [float(rate) for rate in rates if rate is not None]
-        if len(told) == len(group):
-            return min(told)
-        errors = {
-            node: content["error"] for node, (content, _) in answers.found.items() if "error" in content
-        }
-        errors |= answers.silent
-        some = next(errors[node] for node in group if node in errors)
-        self.words |= {node: errors.get(node, some) for node in group}
+        told = {node: answers.found[node].content for node in group if node in answers.found}
+        rates = [float(content["rate"]) for content in told.values() if "rate" in content]
+        if len(rates) == len(group):
+            return min(rates)
+        errors = {node: str(content["error"]) for node, content in told.items() if "error" in content}
+        # Whoever did not answer may not have been waited for: the others' words say more.
+        words = [*errors.values(), *(answers.silent[node] for node in group if node in answers.silent)]
+        self.words |= dict.fromkeys(group, words[0]) | errors
         return None
 
     def _fast_enough(self, group: Group, rate: float | None, usual: float | None) -> float | None:

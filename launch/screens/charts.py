@@ -17,6 +17,7 @@ def chart(values: Sequence[float], width: int, height: int = 1, low: float | Non
     if not columns:
         return [" " * width] * height
     bottom = min(columns) if low is None else low
+    columns = [max(value, bottom) for value in columns]
     span = max(columns) - bottom
     steps = 8 * height - 1
     # The lowest value still shows.

@@ -16,6 +16,9 @@ from launch.status import RunStatus
 from launch.top import Frame, NodeRow, Told
 
 KEYS = "q leaves · ↑ ↓ choose a run"
+_FEWEST = 4
+"""Lines of a table of nodes that shows one of several."""
+
 _LEVELS = {"note": "", "alert": "yellow", "bad": "red"}
 _ROOMY = 44
 """Columns of a chart above which there is room for more than its ends."""
@@ -32,22 +35,22 @@ def draw(frame: Frame, width: int, height: int, footer: bool = True) -> Renderab
     room = height - (1 if footer else 0)
     shown = max(1, min(len(frame.runs), room // 4))
     tall = max(1, min(6, (room - shown - 12) // 3))
-    rows = max(1, min(len(frame.nodes), (room - shown - tall - 8) // 2))
-    told = _chosen(frame, width)
-    parts: list[RenderableType] = [_runs(frame, shown), Text(), *told]
-    used = shown + 2 + len(told)
-    if frame.losses:
+    about = _chosen(frame, width)
+    parts: list[RenderableType] = [_runs(frame, shown), Text(), *about]
+    left = room - shown - 2 - len(about)
+    if frame.losses and left > tall:
         parts.append(_charts(frame, width, tall))
-        used += tall + 1
-    if frame.nodes:
+        left -= tall + 1
+    if frame.nodes and left >= _FEWEST:
+        rows = min(len(frame.nodes), (left - _FEWEST) // 2 + 1)
         parts += [Text(), _nodes(frame.nodes, rows, width)]
-        used += 2 + rows + (len(frame.nodes) > rows)
-    left = room - used - 1
-    if left > 0 and frame.events:
-        parts += [Text(), *(_event(told, width) for told in frame.events[-left:])]
-        used += 1 + min(left, len(frame.events))
+        left -= 2 + rows + (len(frame.nodes) > rows)
+    if frame.events and left > 1:
+        last = frame.events[-(left - 1) :]
+        parts += [Text(), *(_event(told, width) for told in last)]
+        left -= 1 + len(last)
     if footer:
-        parts += [Text() for _ in range(room - used)]
+        parts += [Text() for _ in range(left)]
         parts.append(Text(KEYS, style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
 

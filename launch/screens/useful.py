@@ -15,7 +15,7 @@ AFTER_SUBMISSION = (
     ("what it prints", "umbel logs {name} -f"),
     ("save and end it", "umbel stop {name}"),
     ("go on with it", "umbel resume {name}"),
-    ("take it away", "scancel {jobs}"),
+    ("take it away", "umbel cancel {name}"),
 )
 
 

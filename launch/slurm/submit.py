@@ -64,7 +64,7 @@ def submit(
         jobs = _submit(prospect, typed, prepare or bool(prospect.changed))
         say(f"{prospect.folder.name} is queued: {_named(jobs)}")
         if len(prospects) == 1:
-            useful_commands(prospect.folder.handle, AFTER_SUBMISSION, jobs=" ".join(jobs))
+            useful_commands(prospect.folder.handle, AFTER_SUBMISSION)
     if len(prospects) > 1:
         useful_commands(f"<{prospects[0].folder.name}…>", AFTER_SUBMISSION[:-1])
     return 0

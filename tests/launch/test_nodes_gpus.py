@@ -15,13 +15,13 @@ GB = 1 << 30
 
 
 class Driver:
-    """NVML of a node with some devices; one it has lost, or one that knows nothing but its name."""
+    """NVML of a node with some devices; one may be lost, one another job's; they tell only their names."""
 
-    def __init__(self, count: int, lost: int | None = None, silent: bool = False) -> None:
-        self.count, self.lost, self.silent = count, lost, silent
+    def __init__(self, count: int, lost: int | None = None, foreign: int | None = None) -> None:
+        self.count, self.lost, self.foreign = count, lost, foreign
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("nvmlDeviceGet") and self.silent:
+        if name.startswith("nvmlDeviceGet"):
             return self.refuse
         return getattr(pynvml, name)
 
@@ -36,6 +36,8 @@ class Driver:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         if index == self.lost:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        if index == self.foreign:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
         return index
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
@@ -92,7 +94,7 @@ def test_a_device_tells_its_health(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_device_does_not_tell_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(Driver(1, silent=True), monkeypatch)
+    use(Driver(1), monkeypatch)
     (device,), lost = gpus()
     assert lost == []
     assert (device.uncorrected, device.remap_pending, device.links, device.temperature) == (None,) * 4
@@ -103,6 +105,12 @@ def test_a_lost_device_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     found, lost = gpus()
     assert [device.uuid for device in found] == ["GPU-0", "GPU-1"]
     assert lost == ["device 2: GPU is lost"]
+
+
+def test_another_jobs_device_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(Talkative(3, foreign=2), monkeypatch)
+    found, lost = gpus()
+    assert ([device.uuid for device in found], lost) == (["GPU-0", "GPU-1"], [])
 
 
 def test_only_what_a_worker_would_see_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from base.errors import UmbelError
-from base.files import write_json
-from launch.nodes import errand, machine, run
-from launch.nodes.errand import Errand, why_silent
+from base.files import read_json, write_json
+from launch.nodes import errand, machine, meetings, run
+from launch.nodes.errand import Answers, Errand, Seen, why_silent
 from launch.nodes.facts import from_json
-from launch.nodes.meetings import Meetings
+from launch.nodes.meetings import Meetings, Met
 from launch.nodes.probe import ASK, Ask
 from launch.nodes.reference import History
 from launch.nodes.run import Asked, check_nodes, survey
@@ -159,11 +159,64 @@ def test_nodes_that_work_together_say_how_fast(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_node_without_a_network_is_found_among_the_others(tmp_path: Path) -> None:
     place = ManyNodes(tmp_path, b="GLOO_SOCKET_IFNAME=nonet0 {}")
-    meetings = Meetings(Errand(place, 1), tmp_path, dict.fromkeys(NODES, "127.0.0.1"), True, None)
-    met = meetings.hold(NODES)
+    met = Meetings(Errand(place, 1), tmp_path, dict.fromkeys(NODES, "127.0.0.1"), True, None).hold(NODES)
     assert met.failing.keys() == {"b"}
     assert "nonet0" in met.failing["b"]
     assert met.rate is None
+
+
+class Scripted(Errand):
+    """Nodes of which some cannot reach one another, or all do it at their own speed; nothing is started."""
+
+    def __init__(self, bad: str = "", refused: bool = False, **speeds: float) -> None:
+        self.bad, self.refused, self.speeds, self.rounds = bad, refused, speeds, 0
+
+    def send(self, module: Sequence[str], nodes: Sequence[str], folder: Path, *_: object) -> Answers:
+        self.rounds += 1
+        found = {}
+        for group in read_json(folder / "plan.json")["groups"] if not self.refused else []:
+            broken = set(group) & set(self.bad)
+            rate = min(self.speeds.get(node, 10.0) for node in group)
+            for node in group:
+                found[node] = Seen({"error": f"no way to {min(broken)}"} if broken else {"rate": rate}, 0.0)
+        silent = {node: "no answer" for node in nodes if node not in found}
+        return Answers(found, silent, [], self.refused)
+
+
+def hold(nodes: str, tmp_path: Path, errand: Scripted, usual: float | None = None) -> Met:
+    return Meetings(errand, tmp_path, dict.fromkeys(nodes, "127.0.0.1"), False, usual).hold(list(nodes))
+
+
+def test_a_slow_node_is_found_where_the_usual_is_known(tmp_path: Path) -> None:
+    met = hold("abcdefgh", tmp_path, Scripted(c=2.0), usual=10.0)
+    assert met == ({"c": "all-reduce with the others: 2.00 GB/s, 10.00 are usual"}, None, [])
+    nodes = "ABCDEFGH"
+    (tmp_path / "again").mkdir()
+    assert hold(nodes, tmp_path / "again", Scripted(C=6.0), usual=10.0) == ({}, 6.0, [])
+
+
+def test_a_network_that_is_slow_everywhere_is_no_nodes_fault(tmp_path: Path) -> None:
+    slow = dict.fromkeys("abcd", 2.0)
+    assert hold("abcd", tmp_path, Scripted(**slow), usual=10.0) == ({}, None, [])
+
+
+def test_of_two_nodes_that_cannot_meet_both_fail_and_of_more_none(tmp_path: Path) -> None:
+    for name in ("two", "four", "refused"):
+        (tmp_path / name).mkdir()
+    words = "all-reduce with the others: no way to a"
+    assert hold("ab", tmp_path / "two", Scripted(bad="a")).failing == {"a": words, "b": words}
+    met = hold("abcd", tmp_path / "four", Scripted(bad="abc"))
+    assert met == ({}, None, ["no two of the nodes were seen to all-reduce: no way to a"])
+    refused = Scripted(refused=True)
+    assert hold("ab", tmp_path / "refused", refused).failing == {}
+    assert refused.rounds == 1
+
+
+def test_a_search_ends_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meetings, "BUDGET_SECONDS", -1.0)
+    errand = Scripted(bad="c")
+    assert hold("abcd", tmp_path, errand).failing == {}
+    assert errand.rounds == 1
 
 
 # At each start --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def report(node: str, beats: list[Beat], ago: float = 0.0) -> NodeReport:
 
 
 def beat(rank: int, waited: float, step: int = 40) -> Beat:
-    return Beat(rank, 1, step, "step", time.time(), waited)
+    """Of an attempt that started now and makes a step a second."""
+    return Beat(rank, 1, step, "step", time.time() + step, waited)
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_frame_tells_runs_nodes_and_events(place: Path) -> None:
     with RunLock(folder):
         frame = Top().frame()
     assert [run.name for run in frame.runs] == ["alpha", "beta"]
-    assert frame.runs[0].slowest == Lag(rank=3, node="node2", share=pytest.approx(0.2))
+    assert frame.runs[0].slowest == Lag(rank=3, node="node2", share=pytest.approx(0.2, abs=0.01))
     assert (len(frame.losses), frame.rates[-1]) == (40, 100.0)
     assert [(row.node, row.ranks, row.at, row.memory, row.temperature) for row in frame.nodes] == [
         ("node1", 2, "step 40", 0.75, 71),
@@ -109,11 +111,37 @@ def test_a_report_of_long_ago_tells_nothing_of_now(place: Path) -> None:
         assert Top().frame().nodes == []
 
 
+def test_of_ranks_that_fail_together_one_is_told(place: Path) -> None:
+    folder = make(place, "alpha")
+    for rank in (2, 0):
+        record_event(folder, "failed", rank=rank, error="connection closed by peer")
+    assert [told.text for told in Top().frame().events if told.level == "bad"] == [
+        "failed: rank 2: connection closed by peer"
+    ]
+    record_event(folder, "failed", rank=1, node="node1", error="was killed by SIGKILL", verdict=True)
+    assert [told.text for told in Top().frame().events if told.level == "bad"] == [
+        "failed: rank 1 on node1: was killed by SIGKILL"
+    ]
+
+
+BEGAN = {"event": "start", "step": 0, "time": "2026-11-23T08:00:00+00:00"}
+
+
+def later(rank: int, waited: float, step: int = 40) -> Beat:
+    """After so many steps of a second each."""
+    return beat(rank, waited, step)._replace(since=datetime.fromisoformat(BEGAN["time"]).timestamp() + step)
+
+
+def test_a_lag_is_the_others_wait_as_a_share_of_a_step() -> None:
+    ranks = [report("node1", [later(0, 8.0), later(1, 8.0)]), report("node2", [later(2, 2.0)])]
+    assert slowest(lags(ranks, BEGAN)) == Lag(rank=2, node="node2", share=pytest.approx(0.15))
+
+
 def test_noise_names_nobody() -> None:
-    ranks = [report("node1", [beat(0, 4.0), beat(1, 4.3)]), report("node2", [beat(2, 4.1)])]
-    assert slowest(lags(ranks, 1.0, 0)) is None
-    assert slowest(lags([], 1.0, 0)) is None
-    assert slowest(lags([report("node1", [beat(0, 9.0, step=2), beat(1, 0.0, step=2)])], 1.0, 0)) is None
+    ranks = [report("node1", [later(0, 4.0), later(1, 4.3)]), report("node2", [later(2, 4.1)])]
+    assert slowest(lags(ranks, BEGAN)) is None
+    assert slowest(lags([], BEGAN)) is None and lags(ranks, {}) == {}
+    assert slowest(lags([report("node1", [later(0, 2.0, step=2), later(1, 0.0, step=2)])], BEGAN)) is None
 
 
 numbers = st.lists(st.floats(-1e6, 1e6), max_size=300)

@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import UmbelError
 from record.folder import RunFolder
-from record.lock import RunLock, holder, is_held
+from record.lock import HANDED_DOWN, RunLock, holder, is_held
 
 HOLD = """
 import sys, time
@@ -81,3 +81,32 @@ def test_a_forked_child_that_outlives_the_holder_does_not_keep_it(folder: RunFol
 
 def test_a_folder_that_never_ran_is_free(tmp_path: Path) -> None:
     assert not is_held(RunFolder(tmp_path))
+
+
+ADOPT = """
+import os, sys, time
+from pathlib import Path
+from record.folder import RunFolder
+from record.lock import HANDED_DOWN, RunLock
+lock = RunLock(RunFolder(Path(sys.argv[1]))).adopt(int(os.environ[HANDED_DOWN]))
+print(os.get_inheritable(lock.descriptor), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_that_was_handed_down_is_held_until_both_have_let_go(folder: RunFolder) -> None:
+    root, lock = Path(__file__).resolve().parents[2], RunLock(folder).acquire()
+    with lock.shared() as descriptor:
+        child = subprocess.Popen(
+            [sys.executable, "-c", ADOPT, str(folder.path)],
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": str(root), HANDED_DOWN: str(descriptor)},
+            pass_fds=(descriptor,),
+        )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"False\n", "its own children do not hold it"
+    lock.release()
+    assert is_held(folder)
+    child.kill()
+    child.communicate()
+    assert not is_held(folder)

@@ -42,6 +42,21 @@ def test_a_life(folder: RunFolder) -> None:
     assert state(folder) == "interrupted"
 
 
+def test_the_life_of_a_job(folder: RunFolder) -> None:
+    record_event(folder, "submitted", job="7", script="job/submit.sh")
+    assert state(folder) == "queued"
+    record_event(folder, "job", id="7", nodes=["node1"], deadline=None)
+    assert state(folder) == "interrupted"
+    record_event(folder, "start", attempt=1, step=0)
+    record_event(folder, "stopped", step=3, reason="time limit")
+    record_event(folder, "requeue", why="time limit", job="7", exclude=[])
+    assert state(folder) == "requeued"
+    record_event(folder, "job", id="7", nodes=["node1"], deadline=None)
+    record_event(folder, "failed", rank=0, error="a fault", exit_code=1)
+    record_event(folder, "gave up", why="a fault")
+    assert state(folder) == "failed"
+
+
 def test_latest(folder: RunFolder) -> None:
     for step in (1, 2):
         record_event(folder, "checkpoint", step=step)

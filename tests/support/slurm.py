@@ -91,7 +91,8 @@ class SlurmCluster:
         with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=self.folder) as file:
             file.write(script if script.startswith("#!") else f"#!/bin/bash\n{script}")
             file.flush()
-            return self.command("sbatch", "--parsable", *options, file.name).split(";")[0]
+            out = [] if "--output" in script else [f"--output={self.folder}/job-%j.out"]
+            return self.command("sbatch", "--parsable", *out, *options, file.name).split(";")[0]
 
     def wait(self, job: str, *states: str, seconds: float = 60) -> str:
         """Wait until a job is in one of these states (any that is an end); AssertionError with what it is."""
