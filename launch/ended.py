@@ -76,6 +76,8 @@ def who_failed(event: Event) -> str:
 def _stop(reason: str, slurm: str | None) -> str:
     if reason.startswith("umbel cancel"):
         return f"cancelled by {reason.rpartition(' by ')[2]}"
+    if reason == "scancel":
+        return slurm or "cancelled"
     if reason.startswith("SIG") and reason != "SIGUSR2":
         return slurm or f"stopped by {reason}"
     return _REASONS.get(reason) or f"stopped: {reason}"

@@ -36,6 +36,13 @@ def rank_logs(folder: RunFolder, attempt: int) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def node_of(folder: RunFolder, attempt: int, rank: int) -> str | None:
+    """The node that a rank's log is named after."""
+    log = rank_logs(folder, attempt).get(rank)
+    match = _NAME.fullmatch(log.name) if log else None
+    return match[2] if match else None
+
+
 def last_lines(folder: RunFolder, attempt: int, rank: int, count: int) -> str:
     """The end of what a rank printed: its traceback, where it raised. Empty where it printed nothing."""
     log = rank_logs(folder, attempt).get(rank)

@@ -68,6 +68,10 @@ def event_text(event: dict[str, Any]) -> str | None:
         return str(event["text"])
     if kind == "restart":
         return f"the workers are started again ({event['why']})"
+    if kind == "requeue":
+        return f"the job is queued again ({event['why']})"
+    if kind == "gave up":
+        return f"given up: {event['why']}"
     if kind == "blamed":
         return f"put down to {event['node']}: {event['why']}"
     return None

@@ -76,15 +76,20 @@ class Traces:
 
 
 def read_ending(traces: Traces) -> Ending:
-    """What ended it: somebody's wish that the workers heard, the place's word, a detector's, the workers' own,
-    and last what they left."""
+    """What ended it.
+
+    A person's wish that the workers heard comes first, then the place's word, a detector's and the workers'
+    own, and last what they left.
+    """
     words = {event["event"]: event for event in traces.events}
     if "finished" in words:
         return Ending(cause=FINISHED, reason=FINISHED, stepped=traces.stepped)
     stopped = words.get("stopped")
     if stopped is not None and _is_wish(stopped["reason"]):
         return Ending(cause=USER, reason=stopped["reason"], stepped=traces.stepped)
-    saved = stopped is not None and traces.code == 0
+    # Rank 0 says so when all ranks have saved. torchrun makes a failure of Slurm's warning all the same; but a
+    # SIGTERM they also get when their launcher was killed.
+    saved = stopped is not None and (traces.code == 0 or stopped["reason"] in _BY_WORKER)
     spared = saved and not (traces.lost and traces.place == REQUEUED)
     failure = None if spared else _failure(traces)
     if traces.place is not None:

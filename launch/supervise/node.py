@@ -117,6 +117,7 @@ def main(run: Path, attempt: int) -> int:
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning goes to all steps
     folder = RunFolder(run.resolve())
     places = {"run": folder.path, "cache": cache_folder(load(folder.run_yaml).data)}
     Watcher(folder, attempt, places).run(parent)

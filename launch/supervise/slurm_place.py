@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from launch.slurm.ask import ask
 from launch.slurm.grace import grace_seconds
 from launch.slurm.jobs import active_jobs
 from launch.slurm.queries import hostnames
+from launch.supervise.asking import ask_again, ask_patiently
 from launch.supervise.place import Process
 from record.folder import RunFolder
 
@@ -27,9 +27,6 @@ _GONE = re.compile(r"DOWN|FAIL|NOT_RESPONDING|INVAL|UNKNOWN|POWER|\*")
 
 _FIRST_PORT, _PORTS = 20000, 12000
 """Below those that systems hand out by themselves."""
-
-PATIENCE_SECONDS = 300.0
-"""How long a job that has ended waits for a controller that does not answer."""
 
 STEP = "umbel"
 """Name of the workers' step; the watchers' has another."""
@@ -74,7 +71,7 @@ class SlurmPlace:
         return []
 
     def _node_facts(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
-        listed = _ask_again("scontrol", "show", "node", "--oneliner", ",".join(names))
+        listed = ask_again("scontrol", "show", "node", "--oneliner", ",".join(names))
         records = [dict(_FIELD.findall(line)) for line in listed.splitlines()]
         return {record["NodeName"]: record for record in records if "NodeName" in record}
 
@@ -194,7 +191,7 @@ class SlurmPlace:
 
     def _job_facts(self) -> dict[str, str]:
         try:
-            return dict(_FIELD.findall(_ask_again("scontrol", "show", "job", "--oneliner", self._id)))
+            return dict(_FIELD.findall(ask_again("scontrol", "show", "job", "--oneliner", self._id)))
         except UmbelError:
             return {}
 
@@ -210,7 +207,7 @@ class SlurmPlace:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.cluster.slurm.chain == "requeue":
             if not _is_requeued(self._job_facts()):
-                _ask_patiently("scontrol", "requeue", self._id)
+                ask_patiently("scontrol", "requeue", self._id)
             waiting = [self._id]
         else:
             waiting = self._pending()
@@ -229,26 +226,6 @@ class SlurmPlace:
             return [job.number for job in active_jobs(self.folder) if job.state == "PENDING"]
         except UmbelError:
             return []
-
-
-def _ask_again(*command: str) -> str:
-    """The same twice: the signals that end a job end what it is asking just then, too."""
-    try:
-        return ask(*command)
-    except UmbelError:
-        return ask(*command)
-
-
-def _ask_patiently(*command: str) -> str:
-    """Again and again for some minutes: a controller that is restarted is no reason to end a run."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return ask(*command)
-        except UmbelError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(PATIENCE_SECONDS / 30)
 
 
 def _is_preempted(facts: dict[str, str]) -> bool:

@@ -25,7 +25,7 @@ from launch.supervise.verdict import WORDS, Failure
 from record.control import clear_stop, stop_reason
 from record.events import latest, next_attempt, read_events, record_event
 from record.folder import RunFolder
-from record.rank_logs import last_lines
+from record.rank_logs import last_lines, node_of
 
 START_SECONDS = 60.0
 """What a start takes where none was measured."""
@@ -129,7 +129,7 @@ class Supervisor:
         self._record("stopped", step=newest["step"] if newest else 0, reason=reason, **facts)
 
     def _conclude(self, start: Start) -> Decision:
-        ending = self._with_way_back(read_ending(start.traces()), start)
+        ending = self._with_way_back(self._located(read_ending(start.traces()), start), start)
         self._note(ending, start)
         decision = decide(ending, read_events(self.folder), self.config.supervision, self._facts())
         if decision.action == decisions.GIVE_UP:
@@ -148,6 +148,15 @@ class Supervisor:
             return ""
         lines = failure.rank is not None and last_lines(self.folder, start.attempt, failure.rank, WORDS)
         return lines or failure.words
+
+    def _located(self, ending: Ending, start: Start) -> Ending:
+        """The ending with its node as Slurm calls it: torchrun knows the host's own name for itself."""
+        failure = ending.failure
+        if failure is None or failure.rank is None or failure.node in start.nodes:
+            return ending
+        alone = start.nodes[0] if len(start.nodes) == 1 else None
+        node = alone or node_of(self.folder, start.attempt, failure.rank)
+        return replace(ending, failure=failure._replace(node=node))
 
     def _with_way_back(self, ending: Ending, start: Start) -> Ending:
         """The ending with where it could be rolled back to, if its failure has such a place."""

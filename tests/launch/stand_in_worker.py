@@ -1,7 +1,7 @@
 """A worker without a model: keeps the worker's contract on disk, and fails in the ways a test asks for.
 
-Faults that a real worker cannot be made to have on demand: STAND_IN = fail, crash, kill, survivor, early or
-deaf; ``kill-1`` is rank 1's. With ``-once`` behind it only the first start has it.
+Faults that a real worker cannot be made to have on demand: STAND_IN = fail, crash, kill, survivor, early,
+slow (to save) or deaf; ``kill-1`` is rank 1's. With ``-once`` behind it only the first start has it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from record.folder import RunFolder
 from record.lock import RunLock
 from record.metrics import MetricsWriter
 
-SECONDS_PER_STEP = 0.05
+SECONDS_PER_STEP, SAVE_SECONDS = 0.05, 4.0
 terminated: list[int] = []
 
 
@@ -51,6 +51,8 @@ def main(run_yaml: Path) -> None:
             facts = {"loss": 5 - step / 100, "sequences": 4 * step, "tokens": 64 * step}
             writer.write([{"step": step, **facts, "tokens_per_second": 1280.0}])
             misbehave(folder, fault, step)
+        if fault == "slow":
+            time.sleep(SAVE_SECONDS)
         record_event(folder, "checkpoint", step=step, seconds=0.1, bytes=1000)
         reason = signal.Signals(terminated[0]).name if terminated else stop_reason(folder) or "asked"
         record_event(folder, "finished" if step == steps else "stopped", step=step, reason=reason)

@@ -272,13 +272,14 @@ def test_kill_9_of_the_supervisor_saves_and_the_next_start_goes_on(place: Place)
 
 
 def test_kill_9_of_a_detached_supervisor_saves_and_the_next_start_waits_for_it(place: Place) -> None:
-    code, text = place.launch(LONG, "--detach")
+    code, text = place.launch(LONG, "--detach", STAND_IN="slow")
     assert code == 0, text
     place.wait_for(lambda: len(read_metrics(place.run)) > 3)
     (supervisor,) = place.processes("launch.supervise")
     supervisor.kill()
     code, text = place.umbel("resume", "a", UMBEL_STOP_AFTER="40")
     assert code == 0, text
+    assert "an earlier attempt is still saving" in text
     assert [line["step"] for line in read_metrics(place.run)] == list(range(1, 41))
 
 
@@ -304,7 +305,8 @@ def test_a_busy_port_is_told(place: Place) -> None:
 
 def test_a_folder_deleted_meanwhile_is_told(place: Place) -> None:
     launcher = place.start_long()
-    shutil.rmtree(place.run.path)
+    # Out of the way first: somebody may be writing there.
+    shutil.rmtree(place.run.path.rename(place.folder / "gone"), ignore_errors=True)
     _, text = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
     assert "was deleted while it ran" in text

@@ -168,6 +168,16 @@ def test_a_killed_rank_is_named_and_started_again_in_the_same_job(begin: Begin) 
     assert {event["id"] for event in life.all("job")} == {life.job}
 
 
+def test_a_rank_that_raises_is_started_again_and_no_node_is_blamed(begin: Begin) -> None:
+    life = begin(STAND_IN="crash-once")
+    life.wait_for("start", 2)
+    failed = life.newest("failed")
+    assert (failed["rank"], failed["node"], failed["kind"]) == (0, life.first_nodes[0], "raised")
+    assert "RuntimeError: a fault nobody foresaw" in failed["words"]
+    assert life.newest("restart")["why"] == "raised"
+    assert not life.all("blamed")
+
+
 def test_a_fault_that_comes_again_is_given_up_with_the_ranks_own_words(begin: Begin) -> None:
     life = begin("", "supervision.restarts=2", STAND_IN="early")
     assert life.cluster.wait(life.job) == "FAILED"

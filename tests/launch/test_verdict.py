@@ -155,6 +155,11 @@ def test_workers_that_were_asked_and_failed() -> None:
     assert ending.failure is not None
 
 
+def test_a_launcher_that_fails_of_the_warning_is_nobody_s_fault() -> None:
+    ending = read_ending(Traces(code=1, output="", events=stopped("SIGUSR2")))
+    assert (ending.cause, ending.reason, ending.saved, ending.failure) == (LIMIT, LIMIT, True, None)
+
+
 def test_survivors_that_saved_do_not_hide_a_launcher_that_was_killed() -> None:
     ending = read_ending(Traces(code=-9, output="", events=stopped("SIGTERM")))
     assert (ending.cause, ending.reason) == (FAILED, "killed")

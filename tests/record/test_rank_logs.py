@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from record.folder import RunFolder
-from record.rank_logs import last_lines, rank_logs, take_log
+from record.rank_logs import last_lines, node_of, rank_logs, take_log
 
 
 @pytest.fixture
@@ -39,6 +39,8 @@ def test_logs_are_found_by_rank_whatever_their_node(folder: RunFolder) -> None:
     assert list(rank_logs(folder, 2)) == [0, 2, 10]
     assert last_lines(folder, 2, 10, 5) == "rank-00010.node2.log"
     assert rank_logs(folder, 3) == {}
+    nodes = [node_of(folder, 2, rank) for rank in (0, 2, 10, 11)]
+    assert nodes == ["node1.example.org", None, "node2", None]
 
 
 def test_the_last_lines_of_a_long_log(folder: RunFolder) -> None:

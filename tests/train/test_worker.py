@@ -298,7 +298,7 @@ def test_a_touched_file_saves_once_and_the_run_goes_on(tmp_path: Path) -> None:
     try:
         wait_for(lambda: len(read_metrics(folder)) > 5)
         (folder.control / "save").touch()
-        wait_for(lambda: latest_event(read_events(folder), "checkpoint"))
+        wait_for(lambda: latest_event(read_events(folder), "checkpoint"), seconds=15)
         saved = latest_event(read_events(folder), "checkpoint")
         assert saved is not None
         before = len(read_metrics(folder))
@@ -306,6 +306,7 @@ def test_a_touched_file_saves_once_and_the_run_goes_on(tmp_path: Path) -> None:
         assert not (folder.control / "save").exists()
         assert len([event for event in read_events(folder) if event["event"] == "checkpoint"]) == 1
         (folder.control / "stop").touch()
-    finally:
         assert end(workers) == [0]
+    finally:
+        workers[0].kill()
     assert latest_event(read_events(folder), "stopped")["reason"] == "control/stop"  # type: ignore[index]
