@@ -87,8 +87,8 @@ def read_ending(traces: Traces) -> Ending:
     stopped = words.get("stopped")
     if stopped is not None and _is_wish(stopped["reason"]):
         return Ending(cause=USER, reason=stopped["reason"], stepped=traces.stepped)
-    # Rank 0 says so when all ranks have saved. torchrun makes a failure of Slurm's warning all the same; but a
-    # SIGTERM they also get when their launcher was killed.
+    # Rank 0 says so when all ranks have saved. Of Slurm's warning torchrun fails all the same; a SIGTERM they
+    # also get when their launcher was killed.
     saved = stopped is not None and (traces.code == 0 or stopped["reason"] in _BY_WORKER)
     spared = saved and not (traces.lost and traces.place == REQUEUED)
     failure = None if spared else _failure(traces)
