@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -41,6 +42,10 @@ os.environ |= {
     # Kernels that DeepSpeed compiles are kept from one test run to the next.
     "TORCH_EXTENSIONS_DIR": str(ROOT / ".pytest_cache" / "extensions"),
 }
+
+# Its import closes every logging handler there is; that of absl, which grain brings, then closes the stderr
+# that pytest had put in place.
+importlib.import_module("submitit")
 
 settings.register_profile("umbel", deadline=None, print_blob=True)
 settings.load_profile("umbel")

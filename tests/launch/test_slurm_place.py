@@ -236,8 +236,9 @@ def test_without_a_spare_a_lost_node_brings_the_job_back_elsewhere(begin: Begin)
     life.cluster.lose(lost)
     life.wait_for("requeue")
     assert (life.newest("requeue")["why"], life.newest("blamed")["node"]) == ("node", lost)
+    tried = len(life.all("job"))  # here again, perhaps, before Slurm knew of the loss
     life.cluster.release(life.job)
-    life.wait_for("start", 2)
+    life.wait_for("job", tried + 1)
     assert lost not in life.newest("job")["nodes"]
 
 

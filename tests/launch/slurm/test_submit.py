@@ -73,7 +73,7 @@ def test_a_run_is_queued_as_it_was_asked_for(
     assert {entry.name for entry in script.parent.iterdir()} >= {"job.json", "packages.txt", "run.yaml"}
     said = capsys.readouterr().err
     for words in ("node-hours", "warned", f"a is queued: job {job}", "umbel status a",
-                  "umbel logs a -f", "umbel stop a", "umbel resume a", f"scancel {job}"):  # fmt: skip
+                  "umbel logs a -f", "umbel stop a", "umbel resume a", "umbel cancel a"):  # fmt: skip
         assert words in said
 
 
