@@ -125,9 +125,13 @@ class SlurmCluster:
             self.command("scancel", "-u", user, "--full", "--signal=KILL", check=False)
             self.command("scancel", "-u", user, check=False)
             assert time.monotonic() < deadline, self.command("squeue")
+            self._heal_all()  # what ran on a lost node completes when it is back
             time.sleep(0.2)
+        self._heal_all()
+
+    def _heal_all(self) -> None:
         for node in self.nodes:
-            if self.node_state(node) not in ("idle", "completing"):
+            if self.node_state(node).rstrip("*") not in ("idle", "completing", "mixed", "allocated"):
                 self.heal(node)
 
     def _testcluster(self, verb: str, *words: str) -> None:
