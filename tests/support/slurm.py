@@ -131,7 +131,7 @@ class SlurmCluster:
 
     def _heal_all(self) -> None:
         for node in self.nodes:
-            if self.node_state(node).rstrip("*") not in ("idle", "completing", "mixed", "allocated"):
+            if self.node_state(node) not in ("idle", "completing", "mixed", "allocated"):
                 self.heal(node)
 
     def _testcluster(self, verb: str, *words: str) -> None:
