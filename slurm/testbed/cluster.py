@@ -104,7 +104,7 @@ class Cluster:
         kinds = ("slurmd",) if daemon_only else ("slurmd", STEP, TASK)
         end(lambda: self.processes(*kinds, node=node), patience=0)
         if not unnoticed:
-            self.slurm(settings, "scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+            self._put_down(settings, node)
 
     def heal(self, node: str) -> None:
         """Bring a lost node back."""
@@ -129,6 +129,14 @@ class Cluster:
         and it would have failed for good.
         """
         self.slurm(self.settings(), "scontrol", "update", f"jobid={job}", "StartTime=now+2")
+
+    def _put_down(self, settings: Settings, node: str) -> None:
+        """Again, where an answer that was under way when its slurmd died brings the node back."""
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            if not self.state(settings, node).startswith("down"):
+                self.slurm(settings, "scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+            time.sleep(0.1)
 
     # What Slurm says ------------------------------------------------------------------------------------
 
