@@ -22,7 +22,7 @@ from record.lock import is_held
 from record.metrics import read_metrics
 from support.runs import TINY, write_corpus
 
-KILLS = int(os.environ.get("KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", "6"))
 STEPS = 100_000  # never reached
 NEEDED = ("launcher", "supervisor")
 """Processes without which a run ends. All others are started again."""
